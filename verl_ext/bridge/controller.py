@@ -1,0 +1,79 @@
+"""Bind the token context around the advantage estimators, on verl's controller.
+
+Bound to ``PPOTrainer``, from which the sync, colocate_async and separate_async trainers inherit.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+from verl_ext.bridge import execution
+from verl_ext.context import TokenContext, token_context
+
+FIELDS = {"entropy": "old_entropy", "old_log_probs": "old_log_prob", "ref_log_prob": "ref_log_prob"}
+
+
+def bind(trainer_base: ModuleType) -> None:
+    """Called when ``verl.trainer.ppo.v1.trainer_base`` has been imported."""
+    cls = trainer_base.PPOTrainer
+    compute, update = cls._compute_advantage, cls._update_actor
+
+    @functools.wraps(compute)
+    def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+        context, outcomes = fetch_context(trainer_base.tq, batch)
+        metrics.update(outcomes)
+        with token_context(context):
+            return compute(self, batch, metrics)
+
+    @functools.wraps(update)
+    def _update_actor(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+        result = update(self, batch, metrics)
+        execution.compare(metrics, self.config)
+        return result
+
+    cls._compute_advantage = _compute_advantage
+    cls._update_actor = _update_actor
+
+
+def fetch_context(tq: Any, batch: Any) -> tuple[TokenContext, dict[str, float]]:
+    """Token data of every row of the batch, in the order of ``batch.keys``, and the shares of verifier outcomes."""
+    wanted = [*FIELDS, "response_mask", "extra_fields"]
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
+    found = {field: data[name].to_padded_tensor(0) for name, field in FIELDS.items() if name in data.keys()}
+    rows = as_list(data["extra_fields"]) if "extra_fields" in data.keys() else []
+    verdicts = [_verdict(row) for row in rows]
+    real = [verdict for verdict, tag in zip(verdicts, batch.tags, strict=False) if not tag.get("is_padding", False)]
+    return TokenContext(verified=verified_flags(verdicts), **found), outcome_shares(real)
+
+
+def as_list(column: Any) -> list[Any]:
+    """A non-tensor column, one entry a row: TransferQueue hands out stacks or plain lists of them."""
+    return column.tolist() if hasattr(column, "tolist") else list(column)
+
+
+def _verdict(row: Any) -> dict[str, Any]:
+    return (row or {}).get("reward_extra_info") or {}
+
+
+def verified_flags(verdicts: list[dict[str, Any]]) -> Any:
+    """Boolean ``[B]``: whether the verifier could judge the row; None where it never says so.
+
+    A row without the flag among rows that have it is one whose grading crashed: it counts as not judged.
+    """
+    import torch
+
+    if not any("verified" in verdict for verdict in verdicts):
+        return None
+    return torch.tensor([bool(verdict.get("verified", False)) for verdict in verdicts])
+
+
+def outcome_shares(verdicts: list[dict[str, Any]]) -> dict[str, float]:
+    """Share of each verifier outcome (correct, wrong, unparsable, timeout, error) among the real rows."""
+    counted = [str(verdict["outcome"]) for verdict in verdicts if "outcome" in verdict]
+    if not counted:
+        return {}
+    from verl_ext.rewards.math import OUTCOMES
+
+    return {f"reward/outcome/{name}": counted.count(name) / len(counted) for name in OUTCOMES}

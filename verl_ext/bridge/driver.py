@@ -1,0 +1,127 @@
+"""Checks in the driver, before Ray starts: every fault of the configuration that concerns a policy loss or estimator."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """The configuration asks for something that cannot run; the message lists every fault found."""
+
+
+def bind(config_module: ModuleType) -> None:
+    """Called when ``verl.utils.config`` has been imported: check before verl's own ``validate_config``."""
+    original = config_module.validate_config
+
+    @functools.wraps(original)
+    def validate_config(config: Any, *args: Any, **kwargs: Any) -> Any:
+        found = faults(config)
+        if found:
+            raise ConfigError("the configuration cannot run:\n" + "\n".join(f"  - {fault}" for fault in found))
+        result = original(config, *args, **kwargs)
+        from verl_ext.bridge import probe
+
+        probe.arrange(config)
+        return result
+
+    config_module.validate_config = validate_config  # type: ignore[attr-defined]
+
+
+def faults(config: Any) -> list[str]:
+    """Every fault of a composed trainer configuration, as sentences; empty when there is none."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+
+    actor = config.actor_rollout_ref.actor
+    loss = actor.policy_loss.get("loss_mode", "vanilla")
+    estimator = str(config.algorithm.adv_estimator)
+    found = []
+    if loss not in POLICY_LOSS_REGISTRY:
+        found.append(
+            f"actor_rollout_ref.actor.policy_loss.loss_mode={loss}: no such policy loss{nearest(loss, POLICY_LOSS_REGISTRY)}"
+        )
+    if estimator not in ADV_ESTIMATOR_REGISTRY:
+        found.append(
+            f"algorithm.adv_estimator={estimator}: no such estimator{nearest(estimator, ADV_ESTIMATOR_REGISTRY)}"
+        )
+    found += policy_loss_faults(actor.policy_loss, loss)
+    found += estimator_faults(config, estimator)
+    found += method_faults(config, loss, estimator)
+    return found
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?``, or the list of what there is."""
+    names = [str(getattr(key, "value", key)) for key in known]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(sorted(names))}"
+
+
+def policy_loss_faults(policy_loss: Any, loss: str) -> list[str]:
+    """Faults of the hyper-parameters: unknown names, values out of range, a class that belongs to another loss."""
+    import dataclasses
+
+    from hydra.errors import InstantiationException
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.config.actor import PolicyLossConfig
+
+    from verl_ext import plugin
+
+    where = "actor_rollout_ref.actor.policy_loss"
+    method = plugin.POLICY_LOSSES.get(loss)
+    known = [field.name for field in dataclasses.fields(PolicyLossConfig)]
+    extra = [str(key) for key in policy_loss if key not in known and key != "_target_"]
+    if method is not None and extra and str(policy_loss.get("_target_", "")).endswith(".PolicyLossConfig"):
+        return [f"{where}: {', '.join(extra)} need {where}._target_=verl_ext.config.{method.config_class}"]
+    try:
+        omega_conf_to_dataclass(policy_loss)
+    except InstantiationException as error:
+        return [str(error.__cause__ or error).strip()]
+    return []
+
+
+def estimator_faults(config: Any, estimator: str) -> list[str]:
+    """Faults of the keys under ``algorithm.<estimator>`` for an estimator of ours."""
+    from verl_ext import plugin
+
+    if estimator not in plugin.ESTIMATORS:
+        return []
+    try:
+        plugin.ESTIMATORS[estimator].resolve(config.algorithm)
+    except ValueError as error:
+        return [str(error).strip()]
+    return []
+
+
+def method_faults(config: Any, loss: str, estimator: str) -> list[str]:
+    """Faults of what surrounds one of our methods: aggregation, and where its token data would come from."""
+    from verl_ext import plugin
+
+    found = []
+    actor = config.actor_rollout_ref.actor
+    method = plugin.POLICY_LOSSES.get(loss)
+    if method is not None and actor.loss_agg_mode not in method.aggregations:
+        found.append(
+            f"actor_rollout_ref.actor.loss_agg_mode={actor.loss_agg_mode}: {loss} aggregates with "
+            f"{' or '.join(method.aggregations)} only"
+        )
+    bypass = (config.algorithm.get("rollout_correction", None) or {}).get("bypass_mode", False)
+    if method is not None and bypass and "old_entropy" in needs(method, actor.policy_loss):
+        found.append(
+            f"algorithm.rollout_correction.bypass_mode=true: {loss} needs the old policy's entropies, which come from "
+            "the forward pass that bypass mode leaves out"
+        )
+    if estimator in plugin.ESTIMATORS and not config.algorithm.get("norm_adv_by_std_in_grpo", True):
+        found.append(f"algorithm.norm_adv_by_std_in_grpo=False: the {estimator} estimator always divides by the spread")
+    return found
+
+
+def needs(method: Any, policy_loss: Any) -> tuple[str, ...]:
+    """Token data that the method needs with these hyper-parameters; none where they are themselves at fault."""
+    try:
+        return method.needs(**method.resolve(policy_loss))
+    except ValueError:
+        return ()

@@ -1,0 +1,55 @@
+"""Arrange everything that the plugin changes in verl, each piece when verl imports the module concerned."""
+
+from __future__ import annotations
+
+import wrapt
+
+from verl_ext.bridge import versions
+from verl_ext.platform import cpu, patches
+
+_installed = False
+
+
+def install() -> None:
+    """Install the plugin in this process. Cheap (imports no part of verl), and harmless when called again."""
+    global _installed
+    if _installed:
+        return
+    versions.check()
+    cpu.register()
+    if cpu.choose_from_command_line():
+        patches.install()
+    for module, hook in HOOKS.items():
+        wrapt.register_post_import_hook(_lazily(hook), module)
+    _add_config_search_path()
+    _installed = True
+
+
+# verl's module -> our function that binds to it. The functions live in modules that import torch and verl, so they
+# are named rather than imported.
+HOOKS = {
+    "verl.trainer.ppo.core_algos": "verl_ext.bridge.registration:bind",
+    "verl.workers.engine_workers": "verl_ext.bridge.policy_loss:bind",
+    "verl.trainer.distillation.losses": "verl_ext.bridge.policy_loss:bind",
+    "verl.trainer.ppo.v1.trainer_base": "verl_ext.bridge.controller:bind",
+    "verl.utils.config": "verl_ext.bridge.driver:bind",
+}
+
+
+def _lazily(target: str):  # type: ignore[no-untyped-def]
+    def hook(module: object) -> None:
+        import importlib
+
+        home, name = target.split(":")
+        getattr(importlib.import_module(home), name)(module)
+
+    return hook
+
+
+def _add_config_search_path() -> None:
+    """Let Hydra find our config groups from any directory, for verl's own entry point as well."""
+    from hydra.core.plugins import Plugins
+
+    from verl_ext.bridge.search_path import VerlExtSearchPath
+
+    Plugins.instance().register(VerlExtSearchPath)
