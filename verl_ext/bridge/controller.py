@@ -22,8 +22,8 @@ def bind(trainer_base: ModuleType) -> None:
 
     @functools.wraps(compute)
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
-        context, outcomes = fetch_context(trainer_base.tq, batch)
-        metrics.update(outcomes)
+        context, found = fetch_context(trainer_base.tq, batch)
+        metrics.update(found)
         with token_context(context):
             return compute(self, batch, metrics)
 
@@ -38,14 +38,25 @@ def bind(trainer_base: ModuleType) -> None:
 
 
 def fetch_context(tq: Any, batch: Any) -> tuple[TokenContext, dict[str, float]]:
-    """Token data of every row of the batch, in the order of ``batch.keys``, and the shares of verifier outcomes."""
-    wanted = [*FIELDS, "response_mask", "extra_fields"]
+    """Token data of every row of the batch, in the order of ``batch.keys``, and metrics about it."""
+    wanted = [*FIELDS, "rollout_log_probs", "response_mask", "extra_fields"]
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
     found = {field: data[name].to_padded_tensor(0) for name, field in FIELDS.items() if name in data.keys()}
     rows = as_list(data["extra_fields"]) if "extra_fields" in data.keys() else []
     verdicts = [_verdict(row) for row in rows]
     real = [verdict for verdict, tag in zip(verdicts, batch.tags, strict=False) if not tag.get("is_padding", False)]
-    return TokenContext(verified=verified_flags(verdicts), **found), outcome_shares(real)
+    metrics = {**outcome_shares(real), **rollout_difference(data)}
+    return TokenContext(verified=verified_flags(verdicts), **found), metrics
+
+
+def rollout_difference(data: Any) -> dict[str, float]:
+    """Largest |log-prob of the rollout engine - log-prob of the actor| over the tokens that count."""
+    if "rollout_log_probs" not in data.keys() or "old_log_probs" not in data.keys():
+        return {}
+    mask = data["response_mask"].to_padded_tensor(0).bool()
+    rollout, actor = (data[name].to_padded_tensor(0) for name in ("rollout_log_probs", "old_log_probs"))
+    difference = (rollout - actor).abs()[mask]
+    return {"training/rollout_log_probs_diff_max": float(difference.max()) if difference.numel() else 0.0}
 
 
 def as_list(column: Any) -> list[Any]:

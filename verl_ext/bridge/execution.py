@@ -34,6 +34,7 @@ def identity(actor_config: Any) -> dict[str, Any]:
 
     loss = actor_config.policy_loss.get("loss_mode", "vanilla")
     function = get_policy_loss_fn(loss)
+    function = getattr(function, "implementation", function)
     return {
         "loss": loss,
         "function": f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}",
@@ -76,22 +77,25 @@ def _weight_sync_report() -> dict[str, float]:
     return {f"actor/{key}": value for key, value in module.last_report.items()} if module else {}
 
 
-def first_ratio_noise(model_output: Any, data: Any) -> dict[str, float]:
-    """Largest |log pi_theta - log pi_old| over the first micro-batch, where both are the same policy."""
+def first_ratio_noise(model_output: Any, data: Any) -> dict[str, float | None]:
+    """Largest |log pi_theta - log pi_old| over the first micro-batch, where both are the same policy.
+
+    None when that micro-batch holds padding rows only.
+    """
     from verl.workers.utils.padding import no_padding_2_padding
 
     log_prob = no_padding_2_padding(model_output["log_probs"], data).detach().float()
     columns = data.select("old_log_probs", "response_mask").to_padded_tensor()
     difference = (log_prob - columns["old_log_probs"]).abs()
     valid = columns["response_mask"].bool()
-    return {"on_policy_ratio_noise": float(difference[valid].max()) if bool(valid.any()) else 0.0}
+    return {"on_policy_ratio_noise": float(difference[valid].max()) if bool(valid.any()) else None}
 
 
-def warn_about_noise(noise: float, metrics: dict[str, Any], config: Any) -> None:
+def warn_about_noise(noise: float | None, metrics: dict[str, Any], config: Any) -> None:
     """Warn when rounding alone moves the ratio by more than a quarter of the clip width."""
     widths = [_value(v) for k, v in metrics.items() if k.endswith("/eps") and _value(v) > 0]
     width = min(widths) if widths else float(config.clip_ratio_low or config.clip_ratio)
-    if noise > width / 4:
+    if noise is not None and noise > width / 4:
         sys.stderr.write(
             f"verl_ext: on the first, on-policy update the log-ratio differs from 0 by up to {noise:.2g}, more than a "
             f"quarter of the clip width {width:.2g}: clipping would act on rounding noise. Compute the log-probs in "

@@ -1,0 +1,46 @@
+"""End-to-end runs, each started once a session and looked at by several tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import trainer  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Problems of the demo task, as parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from verl_ext.demo import task
+
+    folder = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 64), ("validation", 16)):
+        rows = [task.row(problem, index) for index, problem in enumerate(task.problems(split, count, seed=0))]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
+    return folder
+
+
+def model(folder: Path, kind: str) -> Path:
+    """A random model whose token entropies differ widely: one token's embedding is planted to be decisive."""
+    from planted import plant
+
+    return plant(kind, folder)
+
+
+@pytest.fixture(scope="session")
+def dense(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    folder = tmp_path_factory.mktemp("dense")
+    return trainer.run(folder / "run", trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=3))
+
+
+@pytest.fixture(scope="session")
+def moe(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    folder = tmp_path_factory.mktemp("moe")
+    return trainer.run(folder / "run", trainer.overrides(model(folder / "model", "tiny_moe"), data, steps=2))

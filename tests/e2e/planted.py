@@ -1,0 +1,34 @@
+"""A model with a planted token: right after it, and only there, the next-token distribution is nearly certain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PLANTED = 65
+CERTAIN = 66
+
+
+def plant(kind: str, folder: Path) -> Path:
+    """Save an untied random model in which token 65 is followed by token 66 with near certainty.
+
+    The planted token's embedding dwarfs what the layers add, so that the last hidden state after it points the same
+    way wherever it stands; the row of the output layer for the certain token points that way too.
+    """
+    import torch
+
+    from verl_ext.demo.models import build_model, save
+
+    model = build_model(kind, tied=False, seed=3)
+    with torch.no_grad():
+        embedding = model.get_input_embeddings().weight
+        head = model.get_output_embeddings().weight
+        head.mul_(4)  # spread the other distributions, so that entropies differ from token to token
+        context = torch.randint(32, 127, (8, 40), generator=torch.Generator().manual_seed(0))
+        states = model(context, output_hidden_states=True).hidden_states[-1].flatten(0, 1)
+        likely = torch.linalg.lstsq(states, torch.ones(len(states), 1)).solution[:, 0]
+        head[PLANTED] += 5 * likely  # about 5 more on its logit in every context: it must occur often enough
+        embedding[PLANTED] *= 200
+        direction = model(torch.tensor([[PLANTED]]), output_hidden_states=True).hidden_states[-1][0, -1]
+        head[CERTAIN] = 20 * direction / direction.norm() ** 2
+    save(model, folder)
+    return folder

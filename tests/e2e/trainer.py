@@ -1,0 +1,152 @@
+"""Start verl's stock trainer as a user does, watch it, and leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).resolve().parent
+LIMIT_S = 600
+
+
+@dataclass
+class Run:
+    """A finished trainer run."""
+
+    folder: Path
+    returncode: int
+    ended: float
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "train.log").read_text(errors="replace")
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """Metrics of the training steps, in order."""
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["data"] for line in lines if json.loads(line)["step"] > 0]
+
+    @property
+    def executions(self) -> list[dict[str, Any]]:
+        """What each worker said it ran."""
+        return [json.loads(found) for found in re.findall(r"verl_ext\.execution (\{.*\})", self.log)]
+
+    def records(self) -> list[dict[str, Any]]:
+        import torch
+
+        files = sorted((self.folder / "record").glob("call-*.pt"))
+        return [torch.load(file, weights_only=False) for file in files]
+
+    def tail(self, lines: int = 60) -> str:
+        return "\n".join(self.log.splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """A trainer run fills both cores of a small machine: wait until no other one is running."""
+    with open(Path(tempfile.gettempdir()) / "verl_ext-e2e.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def overrides(model: Path, data: Path, steps: int, algo: str = "espo") -> list[str]:
+    """A run of a few steps with two mini-batches a rollout and dynamic batching."""
+    rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+    return [
+        "+backend=cpu",
+        f"+algo={algo}",
+        f"data.train_files={data}/train.parquet",
+        f"data.val_files={data}/validation.parquet",
+        "data.train_batch_size=8",
+        "data.max_prompt_length=48",
+        "data.max_response_length=24",
+        f"actor_rollout_ref.model.path={model}",
+        f"{rollout}.n=4",
+        f"{rollout}.max_model_len=80",
+        f"{rollout}.max_num_seqs=64",
+        f"{rollout}.log_prob_use_dynamic_bsz=true",
+        f"{rollout}.log_prob_max_token_len_per_gpu=400",
+        f"{actor}.ppo_mini_batch_size=4",
+        f"{actor}.use_dynamic_bsz=true",
+        f"{actor}.ppo_max_token_len_per_gpu=200",
+        f"{actor}.optim.lr=1e-3",
+        f"reward.custom_reward_function.path={HERE}/reward.py",
+        "reward.custom_reward_function.name=compute_score",
+        "trainer.logger=[file]",
+        "trainer.val_before_train=false",
+        "trainer.test_freq=-1",
+        "trainer.save_freq=-1",
+        "trainer.total_epochs=100",
+        f"trainer.total_training_steps={steps}",
+    ]
+
+
+def run(folder: Path, arguments: list[str], env: dict[str, str] | None = None, limit_s: float = LIMIT_S) -> Run:
+    """Run ``python -m verl.trainer.main_ppo`` to its end; whatever it started has ended when this returns."""
+    (folder / "record").mkdir(parents=True)
+    environment = {
+        **os.environ,
+        "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
+        "VERL_USE_EXTERNAL_MODULES": "recorder",
+        "VERL_EXT_RECORD": str(folder / "record"),
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+        **(env or {}),
+    }
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"]
+    with one_at_a_time(), open(folder / "train.log", "wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment, start_new_session=True
+        )
+        ours = _Family(process)
+        try:
+            ended = _wait(process, ours, limit_s)
+        finally:
+            ours.end()
+    return Run(folder, process.returncode, ended)
+
+
+def _wait(process: subprocess.Popen, family: _Family, limit_s: float) -> float:
+    deadline = time.time() + limit_s
+    while process.poll() is None and time.time() < deadline:
+        family.look()
+        time.sleep(0.5)
+    if process.returncode is None:
+        raise TimeoutError(f"the trainer was still running after {limit_s:.0f} s")
+    return time.time()
+
+
+class _Family:
+    """Everything that one trainer started: Ray's daemons leave the process group, so they are remembered by id."""
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self._root = psutil.Process(process.pid)
+        self._known: dict[int, psutil.Process] = {process.pid: self._root}
+
+    def look(self) -> None:
+        for known in list(self._known.values()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._known.update({child.pid: child for child in known.children(recursive=True)})
+
+    def end(self) -> None:
+        self.look()
+        for signum, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+            alive = [member for member in self._known.values() if member.is_running()]
+            for member in alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.send_signal(signum)
+            psutil.wait_procs(alive, timeout=patience)
