@@ -44,3 +44,10 @@ def dense(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
 def moe(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
     folder = tmp_path_factory.mktemp("moe")
     return trainer.run(folder / "run", trainer.overrides(model(folder / "model", "tiny_moe"), data, steps=2))
+
+
+@pytest.fixture(scope="session")
+def colocate_async(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    folder = tmp_path_factory.mktemp("colocate_async")
+    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=2)
+    return trainer.run(folder / "run", [*arguments, "trainer.v1.trainer_mode=colocate_async"])

@@ -49,7 +49,7 @@ def die_in_sync(module) -> None:
         if next(count) == number:
             from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer
 
-            def receive(receiver, callback):
+            def receive(receiver, on_bucket_received):
                 receiver._init_socket()
                 receiver._init_buffer()
                 (FOLDER / "death").write_text(f"{os.getpid()} {time.time()}")

@@ -81,7 +81,7 @@ def test_planted_token_is_where_the_entropy_is_low(finished) -> None:
             after += seen[previous == PLANTED].tolist()
             elsewhere += seen[previous != PLANTED].tolist()
     assert len(after) >= 5
-    assert max(after) < 0.2 < min(elsewhere)
+    assert max(after) < 0.01 < min(elsewhere)
 
 
 def test_clip_fraction_is_alive(finished) -> None:

@@ -98,6 +98,19 @@ def add_fingerprints(utils: ModuleType) -> None:
     fingerprint.extend(utils.vLLMColocateWorkerExtension)
 
 
+def poll_often(replay_buffer: ModuleType) -> None:
+    """Look for finished rollouts ten times a second; a tiny model's whole step takes less than upstream's pause."""
+    cls = replay_buffer.ReplayBuffer
+    original = cls._wait_for_next_poll
+
+    @functools.wraps(original)
+    def _wait_for_next_poll(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.poll_interval = min(self.poll_interval, 0.1)
+        return original(self, *args, **kwargs)
+
+    cls._wait_for_next_poll = _wait_for_next_poll
+
+
 PATCHES = (
     Patch(
         "importlib.metadata",
@@ -134,6 +147,12 @@ PATCHES = (
         "verl/workers/rollout/vllm_rollout/vllm_rollout.py:207",
         "a weight sync that loads wrong or stale weights ends without an error",
         check_every_sync,
+    ),
+    Patch(
+        "verl.trainer.ppo.v1.replay_buffer",
+        "verl/trainer/ppo/v1/replay_buffer.py:144, 409",
+        "the trainer sleeps two seconds between looks for finished rollouts, and no setting changes that",
+        poll_often,
     ),
     Patch(
         "verl.workers.rollout.vllm_rollout.utils",
