@@ -1,0 +1,99 @@
+# `make help` lists the targets. Everything lives in this folder: .venv/ and outputs/.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+ALGO  ?= espo
+MODEL ?= tiny_dense
+STEPS ?=
+SEED  ?=
+PYTEST_ARGS ?=
+
+# A PYTHONPATH or a user site from outside would put other versions in front of the pinned ones.
+unexport PYTHONPATH
+export PYTHONNOUSERSITE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The first interpreter that runs and can make environments; the lock is compiled and tested for 3.11.
+PYTHON ?= $(firstword $(foreach p,$(shell type -aP python3.11 python3.12 python3.10 python3),$(shell $(p) -c 'import ensurepip, sys; print(sys.executable if (3, 10) <= sys.version_info[:2] < (3, 13) else "")' 2>/dev/null)))
+
+TORCH := $(shell grep '^torch==' requirements/cpu.lock)
+# Used only where pip finds no CPU build of torch by itself, and to compile the lock.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+UV := $(BIN)/uv --cache-dir $(VENV)/.uv-cache --system-certs
+COMPILE := $(UV) pip compile -q --no-config --python $(BIN)/python --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 \
+	--no-header --no-annotate --no-emit-find-links --no-emit-index-url
+WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--index $(TORCH_INDEX) --index-strategy unsafe-best-match)
+
+.PHONY: help setup demo test test-fast test-all lint format check-lock lock lock-cpu lock-gpu clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@echo "  variables: ALGO=espo|gspo|grpo  MODEL=tiny_dense|tiny_moe  STEPS=n  SEED=n  (make demo)"
+
+setup: $(STAMP) ## build .venv; does nothing when it is current
+
+$(STAMP): requirements/cpu.lock pyproject.toml setup.py
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "No Python 3.10 to 3.12 with ensurepip was found (3.11 is the tested one). Install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@echo "setting up $(VENV) with $(PYTHON) ..."; started=$$SECONDS; \
+	[ -x $(BIN)/python ] && $(BIN)/python -c 'import pip' 2>/dev/null || { rm -rf $(VENV); "$(PYTHON)" -m venv $(VENV); }; \
+	echo "  torch (CPU build)"; \
+	$(BIN)/python -m pip install -q --no-deps $(TORCH) 2>$(VENV)/torch.log \
+	  || $(BIN)/python -m pip install -q --no-deps $(TORCH) --extra-index-url $(TORCH_INDEX) \
+	  || { cat $(VENV)/torch.log >&2; exit 1; }; \
+	echo "  $$(grep -c == requirements/cpu.lock) pinned packages of requirements/cpu.lock"; \
+	$(BIN)/python -m pip install -q --no-deps -r requirements/cpu.lock; \
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .; \
+	touch $@; \
+	echo "set-up took $$((SECONDS - started)) s (not part of the demo's time)"
+
+demo: $(STAMP) ## train a tiny model with ESPO through the real veRL on this CPU
+	@$(BIN)/verl-ext demo --algo $(ALGO) --model $(MODEL) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
+
+test: lint check-lock ## what CI runs: lint, types, the GPU lock, unit and core end-to-end tests
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-fast: $(STAMP) ## no Ray and no trainer, under two minutes
+	$(BIN)/python -m pytest -m "not ray and not slow" $(PYTEST_ARGS)
+
+test-all: lint check-lock ## everything, fault injection and long runs included
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy verl_ext
+
+format: $(STAMP) ## let ruff fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check-lock: $(STAMP) ## requirements/gpu.lock still resolves from the gpu extra, to the same pins
+	@cp requirements/gpu.lock $(VENV)/gpu.lock.check; \
+	if $(COMPILE) --extra gpu pyproject.toml -o $(VENV)/gpu.lock.check >/dev/null 2>$(VENV)/gpu.lock.log; then \
+	  diff <(grep -v '^#' requirements/gpu.lock) <(grep -v '^#' $(VENV)/gpu.lock.check) \
+	    || { echo "requirements/gpu.lock is not what pyproject.toml's gpu extra resolves to: run 'make lock-gpu'" >&2; exit 1; }; \
+	  echo "requirements/gpu.lock: $$(grep -vc '^#' requirements/gpu.lock) pins resolve"; \
+	elif grep -q 'Failed to fetch' $(VENV)/gpu.lock.log; then \
+	  echo "requirements/gpu.lock: NOT CHECKED, the package registry cannot be reached" >&2; \
+	else cat $(VENV)/gpu.lock.log >&2; exit 1; fi
+
+lock: lock-cpu lock-gpu ## compile both locks again (keeps pins that still fit; delete a lock to renew it)
+
+lock-cpu: $(STAMP)
+	$(COMPILE) $(WHEELS) --override requirements/cpu.overrides requirements/cpu.in -o requirements/cpu.lock
+
+lock-gpu: $(STAMP)
+	$(COMPILE) --extra gpu pyproject.toml -o requirements/gpu.lock
+	sed '/^#/d' requirements/gpu.lock > $(VENV)/gpu.lock.new
+	cat requirements/gpu.header $(VENV)/gpu.lock.new > requirements/gpu.lock
+
+clean: ## remove the environment, the outputs and the caches
+	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,17 @@
+"""Package list; everything else is in pyproject.toml.
+
+pyproject.toml can either search for packages or list them, and this project needs both: the packages under
+verl_ext/ are found, and the top-level folder configs/ is added to them as verl_ext.configs.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["verl_ext", "verl_ext.*"]), "verl_ext.configs"],
+    package_dir={"verl_ext.configs": "configs"},
+    package_data={
+        "verl_ext": ["py.typed"],
+        "verl_ext.configs": ["*.yaml", "**/*.yaml"],
+        "verl_ext.demo": ["*.html.j2"],
+    },
+)

@@ -1,0 +1,81 @@
+"""The command ``verl-ext``. Imports of a command stand inside it, so that help and completion stay fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="verl-ext",
+    help="Entropy- and segment-aware policy optimisation for veRL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+AssetsFolder = Annotated[Path, typer.Option(help="Cache of the demo's models and data.")]
+Model = Annotated[str, typer.Option(help="tiny_dense or tiny_moe.")]
+
+
+@app.callback()
+def root() -> None:
+    """Without a callback typer would run a single command without its name."""
+
+
+@app.command()
+def demo(
+    algo: Annotated[str, typer.Option(help="A file of configs/algo: espo, gspo, grpo ...")] = "espo",
+    model: Model = "tiny_dense",
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; the demo's own number by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of rollouts and data order.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of this run (default: under outputs/demo).")
+    ] = None,
+    assets_dir: AssetsFolder = Path("outputs/assets"),
+    control: Annotated[bool, typer.Option("--control", help="Train on rewards that are shuffled.")] = False,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Further Hydra overrides for verl.")] = None,
+) -> None:
+    """Train a tiny language model on this CPU through the real veRL, Ray, FSDP and vLLM."""
+    from verl_ext.demo.run import Options, run_demo
+
+    options = Options(algo, model, steps, seed, out, assets_dir, control, tuple(overrides or ()))
+    raise typer.Exit(run_demo(options))
+
+
+@app.command()
+def assets(
+    model: Model = "tiny_dense",
+    out: AssetsFolder = Path("outputs/assets"),
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the training problems.")] = 0,
+) -> None:
+    """Build the demo's model and data, or find them in the cache, and print where they lie."""
+    from verl_ext.demo.assets import prepare
+    from verl_ext.demo.run import MODELS
+
+    if model not in MODELS:
+        raise typer.BadParameter(
+            f"'{model}' is not known; choose one of {', '.join(MODELS)}", param_hint="--model"
+        )
+    built = prepare(model, out, seed=seed)  # type: ignore[arg-type]
+    for path in (built.model_dir, built.train_parquet, built.val_parquet, built.control_parquet):
+        typer.echo(path)
+
+
+@app.command()
+def doctor() -> None:
+    """Compare this environment with the tested one and check that the plugin loads."""
+    from rich.console import Console
+
+    from verl_ext.doctor import diagnose
+
+    console = Console()
+    styles = {"ok": "green", "untested": "yellow", "broken": "bold red"}
+    findings = diagnose()
+    for finding in findings:
+        console.print(f"{finding.level:9}", style=styles[finding.level], end="")
+        console.print(f"{finding.subject:22}{finding.text}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if any(finding.level == "broken" for finding in findings) else 0)

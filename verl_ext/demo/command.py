@@ -1,0 +1,76 @@
+"""The demo's training job, as arguments of verl's own entry point.
+
+Everything that is not about the demo's size stands in configs/ (``+backend=cpu``, ``+algo=...``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from verl_ext.demo.assets import Assets
+
+PROMPT_LENGTH = 48
+RESPONSE_LENGTH = 64
+PROMPTS_PER_STEP = 32
+RESPONSES_PER_PROMPT = 8
+MINI_BATCH_PROMPTS = 8
+STEPS = 60
+LEARNING_RATE = 5e-4
+
+
+def overrides(
+    assets: Assets, algo: str, steps: int = STEPS, seed: int = 1, control: bool = False, out: str = "outputs/demo/run"
+) -> list[str]:
+    """Arguments after ``python -m verl.trainer.main_ppo``.
+
+    Args:
+        assets: the demo's model and data.
+        algo: a file of configs/algo.
+        steps: training steps, each of 32 prompts with 8 responses, in four mini-batches.
+        seed: seed of the rollouts and of the data order.
+        control: train on rewards that know nothing of correctness.
+        out: folder for what the run writes.
+    """
+    train = assets.control_parquet if control else assets.train_parquet
+    tokens = PROMPT_LENGTH + RESPONSE_LENGTH
+    rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+    return [
+        "+backend=cpu",
+        f"+algo={algo}",
+        f"data.train_files={train}",
+        f"data.val_files={assets.val_parquet}",
+        f"data.seed={seed}",
+        f"data.train_batch_size={PROMPTS_PER_STEP}",
+        "data.val_batch_size=512",
+        f"data.max_prompt_length={PROMPT_LENGTH}",
+        f"data.max_response_length={RESPONSE_LENGTH}",
+        f"actor_rollout_ref.model.path={assets.model_dir}",
+        f"{rollout}.n={RESPONSES_PER_PROMPT}",
+        f"{rollout}.seed={seed}",
+        f"{rollout}.max_model_len={tokens}",
+        f"{rollout}.max_num_seqs={PROMPTS_PER_STEP * RESPONSES_PER_PROMPT}",
+        f"{rollout}.max_num_batched_tokens=8192",
+        f"{rollout}.log_prob_use_dynamic_bsz=true",
+        f"{rollout}.log_prob_max_token_len_per_gpu=16384",
+        f"{rollout}.val_kwargs.temperature=1.0",
+        f"{rollout}.val_kwargs.do_sample=true",
+        f"{actor}.ppo_mini_batch_size={MINI_BATCH_PROMPTS}",
+        f"{actor}.use_dynamic_bsz=true",
+        f"{actor}.ppo_max_token_len_per_gpu=8192",
+        f"{actor}.optim.lr={LEARNING_RATE}",
+        f"{actor}.optim.weight_decay=0.0",
+        f"{actor}.data_loader_seed={seed}",
+        "reward.custom_reward_function.path=pkg://verl_ext.rewards.math",
+        "reward.custom_reward_function.name=compute_score",
+        "trainer.logger=[file]",
+        "trainer.project_name=verl_ext_demo",
+        f"trainer.experiment_name={algo}",
+        f"trainer.total_training_steps={steps}",
+        "trainer.total_epochs=1000",
+        "trainer.val_before_train=true",
+        f"trainer.test_freq={steps}",
+        "trainer.save_freq=-1",
+        f"trainer.default_local_dir={out}/checkpoints",
+        f"hydra.run.dir={out}/hydra",
+    ]

@@ -1,0 +1,106 @@
+"""The trainer as a child process, and its end together with everything that it started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+
+class TrainerProcess:
+    """A command in its own process group, whose descendants are remembered as they appear.
+
+    Ray's daemons and workers leave the group, and when their parent dies they are nobody's children any more;
+    so the family is noted while it can be seen (`note_family`, called now and then) and ended by process id.
+    A process is known by its id and its time of creation: an id that now belongs to another is left alone.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        with log.open("wb") as sink:
+            self._process = subprocess.Popen(
+                command, env=dict(env), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+        self._family: set[psutil.Process] = set()
+
+    def poll(self) -> int | None:
+        """The exit status, or None while the trainer runs."""
+        return self._process.poll()
+
+    def note_family(self) -> None:
+        """Remember the descendants that live now."""
+        roots = [psutil.Process(self._process.pid)] if self.poll() is None else []
+        for process in [*roots, *self._family]:
+            try:
+                self._family.update(process.children(recursive=True))
+            except psutil.NoSuchProcess:
+                continue
+
+    def end(self, patience: float = 10.0) -> int:
+        """End what still runs of the trainer and its family; return how many processes that were.
+
+        First a request (SIGTERM) to all, then, after `patience` seconds, SIGKILL to those that stayed.
+        """
+        self.note_family()
+        alive = self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + patience
+        while self._living() and time.monotonic() < deadline:
+            self.note_family()
+            time.sleep(0.1)
+        self._signal(signal.SIGKILL)
+        self._process.wait(timeout=patience)
+        return alive
+
+    def settle(self, patience: float = 15.0) -> int:
+        """After a normal exit: give the daemons time to leave by themselves, then end the rest."""
+        deadline = time.monotonic() + patience
+        while self._living() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return self.end() if self._living() else 0
+
+    def _living(self) -> list[psutil.Process]:
+        living = [process for process in self._family if _runs(process)]
+        return living if self.poll() is not None else [psutil.Process(self._process.pid), *living]
+
+    def _signal(self, number: signal.Signals) -> int:
+        living = self._living()
+        for process in living:
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+        return len(living)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextmanager
+def stop_signals_raise() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into `KeyboardInterrupt`, so that clean-up runs as it does for Ctrl-C."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def trainer_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `extra` on top; output unbuffered, so that the log is current."""
+    return {**os.environ, "PYTHONUNBUFFERED": "1", **extra}

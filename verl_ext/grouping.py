@@ -1,0 +1,132 @@
+"""Groups of tokens inside a row, and sums and means over them.
+
+A grouping is a LongTensor [B, T] of 0-based ids, -1 where the token counts for nothing. Equal ids in one
+row are one group; rows never share a group. Reductions are one scatter each, so their cost does not depend
+on how many groups there are, and they are differentiable in the values.
+
+Shapes: B rows, T tokens, K groups.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def entropy_groups(entropy: Tensor, response_mask: Tensor, quantiles: Sequence[float]) -> Tensor:
+    """Groups of similar entropy, cut at quantiles of each row.
+
+    The n valid tokens of a row are sorted by (entropy, position), ascending. The token of 0-based rank r
+    is in group `#{k : r >= floor(q_k * n + 0.5)}`, so ties are broken by position and the sizes depend on n
+    alone. With `[0.8]` the fifth of highest entropy is group 1, the rest group 0.
+
+    ESPO, arXiv 2512.00499, sections 3.4 and 4.2.
+
+    Args:
+        entropy: [B, T] float, nats; ignored where the mask is 0, NaN included.
+        response_mask: [B, T] bool or 0/1.
+        quantiles: ascending numbers strictly between 0 and 1.
+
+    Returns:
+        [B, T] long, ids 0..len(quantiles), -1 where the mask is 0.
+
+    Raises:
+        ValueError: shapes differ, or the quantiles are not ascending inside (0, 1).
+
+    Example:
+        >>> import torch
+        >>> entropy = torch.tensor([[0.1, 2.0, 0.3, 0.2, 0.4, 9.9]])
+        >>> entropy_groups(entropy, torch.tensor([[1, 1, 1, 1, 1, 0]]), [0.8]).tolist()
+        [[0, 1, 0, 0, 0, -1]]
+    """
+    check_same_shape(entropy=entropy, response_mask=response_mask)
+    cuts = list(quantiles)
+    if any(not 0 < q < 1 for q in cuts) or any(a >= b for a, b in itertools.pairwise(cuts)):
+        raise ValueError(f"quantiles must ascend strictly between 0 and 1, not {cuts}")
+    mask = response_mask.bool()
+    # Invalid tokens sort to the end; the rank of a valid token is then its rank among the valid ones.
+    order = entropy.detach().masked_fill(~mask, torch.inf).sort(dim=-1, stable=True).indices
+    positions = torch.arange(mask.shape[-1], device=mask.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(-1, order, positions)
+    # float64: in float32 the product rounds up to the next half for some lengths and moves the cut.
+    length = mask.sum(dim=-1, keepdim=True).double()
+    groups = torch.zeros_like(rank)
+    for q in cuts:
+        groups += rank >= torch.floor(q * length + 0.5)
+    return groups.masked_fill(~mask, -1)
+
+
+def threshold_groups(entropy: Tensor, response_mask: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """Groups cut at fixed entropies: `#{k : entropy >= h_k}`, thresholds h_k in nats; -1 outside the mask.
+
+    Args:
+        entropy: [B, T] float, nats; ignored where the mask is 0.
+        response_mask: [B, T] bool or 0/1.
+        thresholds: nats.
+
+    Returns:
+        [B, T] long, ids 0..len(thresholds), -1 where the mask is 0.
+    """
+    check_same_shape(entropy=entropy, response_mask=response_mask)
+    groups = torch.zeros(entropy.shape, dtype=torch.long, device=entropy.device)
+    for threshold in thresholds:
+        groups += entropy.detach() >= threshold
+    return groups.masked_fill(~response_mask.bool(), -1)
+
+
+def sequence_groups(response_mask: Tensor) -> Tensor:
+    """One group a row: 0 where the mask is set, -1 elsewhere; [B, T] long."""
+    return response_mask.bool().long() - 1
+
+
+def token_groups(response_mask: Tensor) -> Tensor:
+    """Each valid token its own group, numbered by column (so K = T); -1 elsewhere; [B, T] long."""
+    columns = torch.arange(response_mask.shape[-1], device=response_mask.device)
+    return columns.expand(response_mask.shape).masked_fill(~response_mask.bool(), -1)
+
+
+def group_sum(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Sum of `values` [B, T] over each group of each row: [B, K], 0 for a group without tokens.
+
+    `values` must be finite outside the groups too (mask them first): a gradient of 0 times infinity is NaN.
+    """
+    slots = torch.where(groups < 0, num_groups, groups)
+    sums = values.new_zeros(*values.shape[:-1], num_groups + 1).scatter_add(-1, slots, values)
+    return sums[..., :num_groups]
+
+
+def group_size(groups: Tensor, num_groups: int, dtype: torch.dtype) -> Tensor:
+    """Number of tokens of each group: [B, K] in `dtype`."""
+    return group_sum(torch.ones(groups.shape, dtype=dtype, device=groups.device), groups, num_groups)
+
+
+def group_mean(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Mean of `values` [B, T] over each group of each row: [B, K], 0 for a group without tokens."""
+    size = group_size(groups, num_groups, values.dtype)
+    return group_sum(values, groups, num_groups) / size.clamp(min=1)
+
+
+def group_range(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Greatest minus least of `values` [B, T] in each group: [B, K], 0 for a group without tokens."""
+    slots = torch.where(groups < 0, num_groups, groups)
+    start = values.new_zeros(*values.shape[:-1], num_groups + 1)
+    top = start.scatter_reduce(-1, slots, values, "amax", include_self=False)
+    bottom = start.scatter_reduce(-1, slots, values, "amin", include_self=False)
+    return (top - bottom)[..., :num_groups]
+
+
+def per_token(statistic: Tensor, groups: Tensor) -> Tensor:
+    """Give each token its group's value: [B, K] -> [B, T], 0 where the id is -1."""
+    if statistic.shape[-1] == 0:
+        return statistic.new_zeros(groups.shape)
+    return statistic.gather(-1, groups.clamp(min=0)).masked_fill(groups < 0, 0)
+
+
+def check_same_shape(**tensors: Tensor | None) -> None:
+    """Raise ValueError unless all tensors that are not None are [B, T] of one shape."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor is not None}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
+        raise ValueError(f"these must all be [rows, tokens] of one shape, but they are {shapes}")

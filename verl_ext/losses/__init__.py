@@ -1,0 +1,1 @@
+"""Policy losses: one file a method, pure functions of tensors and floats, no verl import."""
