@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 PROMPT_LENGTH = 48
 RESPONSE_LENGTH = 64
-PROMPTS_PER_STEP = 32
+PROMPTS_PER_STEP = 16
 RESPONSES_PER_PROMPT = 8
-MINI_BATCH_PROMPTS = 8
+MINI_BATCH_PROMPTS = 4
 STEPS = 60
-LEARNING_RATE = 5e-4
+VALIDATE_EVERY = 15
+LEARNING_RATE = 1e-4
 
 
 def overrides(
@@ -27,7 +28,7 @@ def overrides(
     Args:
         assets: the demo's model and data.
         algo: a file of configs/algo.
-        steps: training steps, each of 32 prompts with 8 responses, in four mini-batches.
+        steps: training steps, each of 16 prompts with 8 responses, in four mini-batches.
         seed: seed of the rollouts and of the data order.
         control: train on rewards that know nothing of correctness.
         out: folder for what the run writes.
@@ -69,7 +70,7 @@ def overrides(
         f"trainer.total_training_steps={steps}",
         "trainer.total_epochs=1000",
         "trainer.val_before_train=true",
-        f"trainer.test_freq={steps}",
+        f"trainer.test_freq={VALIDATE_EVERY}",
         "trainer.save_freq=-1",
         f"trainer.default_local_dir={out}/checkpoints",
         f"hydra.run.dir={out}/hydra",

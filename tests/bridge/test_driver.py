@@ -1,0 +1,179 @@
+"""Faults of a configuration are found in the driver, all of them, before Ray starts."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import verl.utils.config
+from omegaconf import DictConfig
+from verl.trainer import main_ppo
+
+from tests.bridge.configurations import RUNNABLE, compose
+from tests.platform import programs
+from verl_ext.bridge import driver, probe
+from verl_ext.bridge.driver import ConfigError, faults, nearest
+
+LOSS = "actor_rollout_ref.actor.policy_loss"
+AGGREGATION = "actor_rollout_ref.actor.loss_agg_mode"
+
+
+def config(*overrides: str) -> DictConfig:
+    return compose("+backend=cpu", "+algo=espo", *overrides)
+
+
+@pytest.mark.parametrize("algo", ["espo", "gspo", "grpo"])
+def test_the_shipped_configurations_have_no_fault(algo: str) -> None:
+    assert faults(compose("+backend=cpu", f"+algo={algo}")) == []
+    assert faults(compose(f"+algo={algo}")) == []
+
+
+def test_verls_own_configuration_has_no_fault() -> None:
+    assert faults(compose()) == []
+
+
+# Override -> what the one sentence about it must hold.
+ONE_FAULT = {
+    "policy loss": (
+        [f"{LOSS}.loss_mode=epso", f"{LOSS}._target_=verl.workers.config.PolicyLossConfig"],
+        ["espo"],
+    ),
+    "no near name": (
+        [f"{LOSS}.loss_mode=zzzzzz", f"{LOSS}._target_=verl.workers.config.PolicyLossConfig"],
+        [f"{LOSS}.loss_mode=zzzzzz", "there is: ", "vanilla"],
+    ),
+    "estimator": (
+        ["algorithm.adv_estimator=espoo"],
+        ["algorithm.adv_estimator=espoo", "did you mean 'espo'?"],
+    ),
+    "unknown key": ([f"+{LOSS}.alhpa=0.1"], [LOSS, "'alhpa'", "did you mean 'alpha'?"]),
+    "out of range": ([f"+{LOSS}.alpha=-1"], [LOSS, "alpha=-1", ">= 0"]),
+    "estimator's key": (["+algorithm.espo.failed=wrong"], ["algorithm.espo", "unverified, incorrect"]),
+    "aggregation": ([f"{AGGREGATION}=token-mean"], [f"{AGGREGATION}=token-mean", "seq-mean-token-mean"]),
+    "bypass": (["algorithm.rollout_correction.bypass_mode=true"], ["bypass_mode=true", "espo", "entropies"]),
+    "norm": (["algorithm.norm_adv_by_std_in_grpo=false"], ["norm_adv_by_std_in_grpo=False", "espo"]),
+    "missing _target_": (
+        [f"{LOSS}._target_=verl.workers.config.PolicyLossConfig", f"+{LOSS}.alpha=0.1"],
+        [f"alpha need {LOSS}._target_=verl_ext.config.ESPOLossConfig"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONE_FAULT)
+def test_each_fault_is_one_sentence_that_says_what_to_do(case: str) -> None:
+    overrides, expected = ONE_FAULT[case]
+    found = faults(config(*overrides))
+    assert len(found) == 1, found
+    for part in expected:
+        assert part in found[0]
+
+
+def test_a_misspelt_loss_under_our_class_names_the_right_one() -> None:
+    found = faults(config(f"{LOSS}.loss_mode=espoo"))
+    assert f"{LOSS}.loss_mode=espoo: no such policy loss; did you mean 'espo'?" in found
+
+
+def test_all_faults_are_reported_together() -> None:
+    found = faults(
+        config(
+            "algorithm.adv_estimator=epso",
+            f"+{LOSS}.alhpa=0.1",
+            f"+{LOSS}.clip=wide",
+            f"{AGGREGATION}=token-mean",
+            "algorithm.rollout_correction.bypass_mode=true",
+        )
+    )
+    text = "\n".join(found)
+    for part in ("'espo'", "alhpa", "clip='wide'", "token-mean"):
+        assert part in text
+    assert len(found) >= 3
+
+
+def test_bypass_mode_is_no_fault_where_no_entropy_is_needed() -> None:
+    plain = [
+        f"+{LOSS}.grouping=token",
+        f"+{LOSS}.clip=fixed",
+        "algorithm.rollout_correction.bypass_mode=true",
+    ]
+    assert faults(config(*plain)) == []
+
+
+def test_nearest_takes_enumerations_and_lists_what_there_is() -> None:
+    assert nearest("gspoo", ["gspo", "espo"]) == "; did you mean 'gspo'?"
+    assert nearest("q", ["b", "a"]) == "; there is: a, b"
+
+
+def test_verls_validate_config_is_stopped_by_our_faults_and_runs_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arranged: list[DictConfig] = []
+    monkeypatch.setattr(probe, "arrange", arranged.append)
+    bad = config(f"{LOSS}.loss_mode=espoo", "algorithm.adv_estimator=epso")
+    with pytest.raises(ConfigError) as caught:
+        verl.utils.config.validate_config(config=bad, use_reference_policy=False, use_critic=False)
+    assert len(faults(bad)) >= 2
+    for fault in faults(bad):
+        assert f"\n  - {fault}" in str(caught.value)
+    assert arranged == []
+    good = config()
+    verl.utils.config.validate_config(config=good, use_reference_policy=False, use_critic=False)
+    assert arranged == [good]
+    # verl's own check still runs: 3 rows do not divide by 2 processes.
+    uneven = config("data.train_batch_size=3", "trainer.n_gpus_per_node=2")
+    uneven.actor_rollout_ref.actor.use_dynamic_bsz = False
+    uneven.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu = 1
+    with pytest.raises(AssertionError, match="real_train_batch_size"):
+        verl.utils.config.validate_config(config=uneven, use_reference_policy=False, use_critic=False)
+
+
+def test_what_the_probe_will_look_for_in_rays_workers() -> None:
+    from importlib.metadata import version
+
+    expected = {"policy loss": "espo", "advantage estimator": "espo", "version": version("verl-ext")}
+    assert probe.needs(config()) == expected
+    assert probe.needs(compose("+algo=grpo")) == {}
+    assert probe.look(expected) == []
+    assert probe.look({**expected, "policy loss": "sspo", "version": "0.0.1"}) == [
+        "policy loss 'sspo' is not registered",
+        f"verl-ext {version('verl-ext')} is installed, the driver has 0.0.1",
+    ]
+
+
+def test_contract_the_entry_point_validates_before_it_starts_ray() -> None:
+    assert list(inspect.signature(verl.utils.config.validate_config).parameters) == [
+        "config",
+        "use_reference_policy",
+        "use_critic",
+    ]
+    assert main_ppo.validate_config is verl.utils.config.validate_config
+    assert "verl_ext" in driver.__file__
+    source = inspect.getsource(inspect.unwrap(main_ppo.main))
+    assert 0 < source.index("validate_config(") < source.index("run_ppo(")
+    assert "ray.init(" in inspect.getsource(main_ppo.run_ppo)
+
+
+def stock(tmp_path: Path, *overrides: str) -> programs.Finished:
+    """verl's own entry point, from a foreign directory, with Ray's sessions in a folder of this test."""
+    # Ray makes `ray/session_*` under this folder as the first thing it does.
+    arguments = ["-m", "verl.trainer.main_ppo", "+backend=cpu", "+algo=espo", *RUNNABLE, *overrides]
+    finished = programs.run(
+        *arguments, f"hydra.run.dir={tmp_path}/hydra", cwd=tmp_path, RAY_TMPDIR=str(tmp_path)
+    )
+    assert finished.returncode != 0
+    assert "Started a local Ray instance" not in finished.output
+    assert "ray init kwargs" not in finished.output
+    assert not list(tmp_path.glob("**/session_*"))
+    return finished
+
+
+def test_the_stock_entry_point_refuses_all_faults_before_ray_starts(tmp_path: Path) -> None:
+    finished = stock(tmp_path, f"{LOSS}.loss_mode=espoo", "algorithm.adv_estimator=epso")
+    assert f"{LOSS}.loss_mode=espoo: no such policy loss; did you mean 'espo'?" in finished.output
+    assert "algorithm.adv_estimator=epso: no such estimator; did you mean 'espo'?" in finished.output
+
+
+@pytest.mark.ray
+def test_the_stock_entry_point_refuses_a_misspelt_hyper_parameter(tmp_path: Path) -> None:
+    finished = stock(tmp_path, f"+{LOSS}.alhpa=0.1")
+    assert "did you mean 'alpha'?" in finished.output

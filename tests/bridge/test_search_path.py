@@ -1,0 +1,50 @@
+"""`+algo=...` and `+backend=cpu` compose with verl's configuration, from any directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException
+
+from tests.bridge.configurations import compose
+from verl_ext.bridge import search_path
+
+
+def test_our_groups_compose_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = compose("+backend=cpu", "+algo=espo")
+    assert config.algorithm.adv_estimator == "espo"
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "espo"
+    assert config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean"
+    assert config.trainer.device == "cpu"
+    assert config.actor_rollout_ref.rollout.name == "vllm"
+
+
+def test_a_group_that_we_do_not_have_is_an_error_that_shows_where_it_was_looked_for() -> None:
+    with pytest.raises(MissingConfigException) as caught:
+        compose("+algo=nothing")
+    assert str(search_path.config_dir()) in str(caught.value)
+    GlobalHydra.instance().clear()
+
+
+def test_the_folder_is_found_in_a_wheel_and_in_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "verl_ext"
+    (package / "bridge").mkdir(parents=True)
+    monkeypatch.setattr(search_path, "__file__", str(package / "bridge" / "search_path.py"))
+    with pytest.raises(FileNotFoundError, match="reinstall"):
+        search_path.config_dir()
+    (tmp_path / "configs" / "algo").mkdir(parents=True)
+    assert search_path.config_dir() == tmp_path / "configs"
+    (package / "configs" / "algo").mkdir(parents=True)
+    assert search_path.config_dir() == package / "configs"
+
+
+def test_every_algo_is_valid_yaml_for_the_whole_configuration() -> None:
+    names = sorted(file.stem for file in (search_path.config_dir() / "algo").glob("*.yaml"))
+    assert "espo" in names
+    for name in names:
+        assert compose(f"+algo={name}").algorithm.adv_estimator

@@ -1,0 +1,121 @@
+"""The reward: five outcomes kept apart, the same keys always, and the control that pays by lot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from verl_ext.demo.task import Order, problems, write
+from verl_ext.rewards import math as reward
+from verl_ext.rewards.math import OUTCOMES, close_pools, compute_score
+from verl_ext.rewards.pool import ProcessPool
+
+LONG_S = 60.0
+ENDLESS = "\\boxed{9^{9^{9^9}}}"
+"""math-verify computes this power in one call that no signal handler can interrupt."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pools() -> Iterator[None]:
+    yield
+    close_pools()
+
+
+def score(solution: str, truth: str = "6", **options: object) -> dict[str, object]:
+    return compute_score("test", solution, truth, **{"timeout_s": LONG_S, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("solution", "truth", "outcome"),
+    [
+        ("4*2=8\n\n14-8=6\n\n\\boxed{6}", "6", "correct"),
+        ("\\boxed{-3}", "-3", "correct"),
+        ("\\boxed{06}", "6", "correct"),
+        ("\\boxed{7} no, \\boxed{6}", "6", "correct"),
+        ("\\boxed{\\frac{1}{2}}", "0.5", "correct"),
+        ("x" * 5_000_000 + "\\boxed{6}", "6", "correct"),
+        ("\\boxed{3}", "-3", "wrong"),
+        ("\\boxed{6} no, \\boxed{7}", "6", "wrong"),
+        ("the answer is 6", "6", "unparsable"),
+        ("", "6", "unparsable"),
+        ("\\boxed{}", "6", "unparsable"),
+        ("\\boxed{6", "6", "unparsable"),
+        ("\\boxed{6} and \\boxed{", "6", "unparsable"),
+        ("\\boxed{=}", "6", "unparsable"),
+        ("\\boxed{6}", "{{{", "error"),
+    ],
+)
+def test_outcomes(solution: str, truth: str, outcome: str) -> None:
+    result = score(solution, truth)
+    assert result["outcome"] == outcome
+    assert result["score"] == result["acc"] == float(outcome == "correct")
+    assert result["verified"] == float(outcome in ("correct", "wrong"))
+    assert {name: result[f"outcome_{name}"] for name in OUTCOMES} == {
+        name: float(name == outcome) for name in OUTCOMES
+    }
+
+
+def test_endless_computation_is_killed_and_the_next_answer_graded() -> None:
+    score("\\boxed{6}")
+    result = score(ENDLESS, timeout_s=0.5)
+    assert (result["outcome"], result["score"], result["verified"]) == ("timeout", 0.0, 0.0)
+    assert score("\\boxed{6}")["outcome"] == "correct"
+
+
+def test_crash_of_the_grader_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    crashing = tmp_path / "crashing.py"
+    crashing.write_text("import os\ndef grade(solution, truth):\n    os._exit(139)\n")
+    pool = ProcessPool(crashing, "grade", workers=1)
+    monkeypatch.setattr(reward, "_pool", lambda _: pool)
+    result = score("\\boxed{6}")
+    assert (result["outcome"], result["verified"]) == ("error", 0.0)
+    assert set(result) == {"score", "acc", "outcome", "verified", *(f"outcome_{name}" for name in OUTCOMES)}
+    pool.close()
+
+
+@pytest.mark.parametrize("truth", [None, "", "  ", 6])
+def test_missing_ground_truth_is_a_fault_of_the_data(truth: object) -> None:
+    with pytest.raises(ValueError, match=r"'test': reward_model\.ground_truth must be a non-empty string"):
+        score("\\boxed{6}", truth)  # type: ignore[arg-type]
+
+
+def test_grader_agrees_with_the_generator() -> None:
+    for problem in problems("validation", 40, seed=5):
+        assert score(problem.solution(), problem.answer)["outcome"] == "correct"
+        left_to_right = score(write(problem.evaluate(Order.LEFT)), problem.answer)
+        assert left_to_right["outcome"] == ("correct" if problem.easy else "wrong")
+
+
+def test_control_pays_by_lot_and_tells_the_truth_beside() -> None:
+    info = {"index": 4, "control_rate": 0.35, "control_salt": 1}
+    results = [score(f"{n}\n\n\\boxed{{6}}", extra_info=info) for n in range(400)]
+    # 400 draws at rate 0.35: mean 140, standard deviation 9.5; the bounds are five deviations away.
+    assert 92 < sum(result["score"] for result in results) < 188  # type: ignore[misc]
+    assert {result["acc"] for result in results} == {1.0}
+    again = [score(f"{n}\n\n\\boxed{{6}}", extra_info=info) for n in range(20)]
+    assert again == results[:20]
+    wrong = [score(f"{n}\n\n\\boxed{{7}}", extra_info=info) for n in range(400)]
+    assert 92 < sum(result["score"] for result in wrong) < 188  # type: ignore[misc]
+    assert score("\\boxed{7}", extra_info={**info, "control_rate": 1.0})["score"] == 1.0
+    assert score("\\boxed{6}", extra_info={**info, "control_rate": 0.0})["score"] == 0.0
+    assert score("\\boxed{6}", extra_info={"index": 4})["score"] == 1.0
+
+
+def test_forked_copy_starts_its_own_processes() -> None:
+    score("\\boxed{6}")
+    mine = set(reward._pool(2).pids)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        outcome = score("\\boxed{6}")["outcome"]
+        shared = mine & set(reward._pool(2).pids)
+        close_pools()
+        os.write(writer, f"{outcome} {len(shared)}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 100) == b"correct 0"
+    assert set(reward._pool(2).pids) == mine
+    assert score("\\boxed{6}")["outcome"] == "correct"

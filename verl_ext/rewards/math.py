@@ -1,0 +1,122 @@
+"""The reward of math problems: math-verify in a killable process, outcomes kept apart.
+
+`compute_score` is a reward function for verl::
+
+    reward.custom_reward_function.path=pkg://verl_ext.rewards.math
+    reward.custom_reward_function.name=compute_score
+
+verl puts the returned dictionary into ``reward_extra_info`` of the response; validation averages its numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from verl_ext.rewards.pool import ProcessPool
+
+Outcome = Literal["correct", "wrong", "unparsable", "timeout", "error"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+_GRADING = Path(__file__).with_name("_grading.py")
+_TAIL_CHARACTERS = 100_000
+"""Only the end of a response is graded: the answer stands there, and pipes are not for books."""
+
+logger = logging.getLogger(__name__)
+_pools: dict[int, ProcessPool] = {}
+_pools_lock = threading.Lock()
+
+
+def _pool(workers: int) -> ProcessPool:
+    # A forked copy of this process inherits the dictionary but not the workers, hence `owned`.
+    with _pools_lock:
+        pool = _pools.get(workers)
+        if pool is None or not pool.owned:
+            pool = _pools[workers] = ProcessPool(_GRADING, "grade", workers)
+        return pool
+
+
+def close_pools() -> None:
+    """End all grading processes of this process; the next call starts new ones."""
+    with _pools_lock:
+        for pool in _pools.values():
+            pool.close()
+        _pools.clear()
+
+
+def grade(solution: str, ground_truth: str, timeout_s: float = 5.0, workers: int = 2) -> tuple[Outcome, str]:
+    """Outcome of one response and, for timeout and error, what happened.
+
+    Args:
+        solution: the response text.
+        ground_truth: the expected answer, LaTeX without the box.
+        timeout_s: seconds after which the grading process is killed.
+        workers: number of grading processes.
+    """
+    result = _pool(workers).run(solution[-_TAIL_CHARACTERS:], ground_truth, timeout_s=timeout_s)
+    return (result.value if result.status == "ok" else result.status), result.detail
+
+
+def _control_score(solution: str, extra_info: dict[str, Any]) -> float:
+    key = f"{extra_info['control_salt']}|{extra_info['index']}|{solution}"
+    draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    return float(draw < extra_info["control_rate"])
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    timeout_s: float = 5.0,
+    workers: int = 2,
+    reward_router_address: str | None = None,
+    reward_model_tokenizer: Any = None,
+) -> dict[str, Any]:
+    """Reward of one response: 1 if its last boxed answer equals the ground truth, else 0.
+
+    Args:
+        data_source: named in error messages.
+        solution_str: the response, special tokens removed.
+        ground_truth: the expected answer, for instance ``"-3"``.
+        extra_info: the problem's extra information. With ``control_rate`` in it (the control data set of the
+            demo), `score` is 1 with that probability, drawn by a hash of (control_salt, index, response): the
+            same response always earns the same, and correctness plays no part. All other entries stay true.
+        timeout_s: seconds after which the grading process is killed.
+        workers: number of grading processes in this process.
+        reward_router_address, reward_model_tokenizer: sent by verl where a reward model runs; not used.
+
+    Returns:
+        ``score`` (what is learnt from), ``acc`` (1.0 if correct), ``outcome`` (a name of `OUTCOMES`),
+        ``verified`` (1.0 if the verifier could judge: correct or wrong), and ``outcome_<name>`` for each
+        name, 1.0 for the one that happened. The same keys for every response, as verl requires.
+
+    Raises:
+        ValueError: if the ground truth is not a non-empty string; the data are at fault, not the response.
+
+    Example:
+        >>> result = compute_score("demo", "4*2=8\\n\\n\\\\boxed{8}", "8")
+        >>> result["score"], result["outcome"], result["verified"]
+        (1.0, 'correct', 1.0)
+    """
+    if not isinstance(ground_truth, str) or not ground_truth.strip():
+        raise ValueError(
+            f"data source {data_source!r}: reward_model.ground_truth must be a non-empty string, "
+            f"got {ground_truth!r}; correct the data set"
+        )
+    outcome, detail = grade(solution_str, ground_truth, timeout_s, workers)
+    if detail:
+        logger.warning("grading a response of %s ended in %s: %s", data_source, outcome, detail)
+    correct = float(outcome == "correct")
+    control = extra_info is not None and extra_info.get("control_rate") is not None
+    return {
+        "score": _control_score(solution_str, extra_info) if extra_info and control else correct,
+        "acc": correct,
+        "outcome": outcome,
+        "verified": float(outcome in ("correct", "wrong")),
+        **{f"outcome_{name}": float(outcome == name) for name in OUTCOMES},
+    }
