@@ -70,17 +70,13 @@ def test_every_field_says_what_provides_it() -> None:
 
 
 def test_importing_the_package_is_cheap() -> None:
-    code = (
-        "import sys, verl_ext as v; v.__version__; v.TokenContext; print({'torch', 'verl'} & {*sys.modules})"
-    )
+    code = "import sys, verl_ext as v; v.__version__; v.TokenContext; print({'torch', 'verl'} & {*sys.modules})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
 
 def test_looking_at_the_table_does_not_import_verl() -> None:
-    code = (
-        "import sys; from verl_ext import plugin; plugin.POLICY_LOSSES['espo']; print('verl' in sys.modules)"
-    )
+    code = "import sys; from verl_ext import plugin; plugin.POLICY_LOSSES['espo']; print('verl' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
 

@@ -26,9 +26,7 @@ def as_tensors(rows: list[list[float | None]]) -> tuple[Tensor, Tensor]:
 
 @settings(max_examples=200, deadline=None)
 @given(rows_of_entropy, cut_lists)
-def test_quantile_groups_follow_the_definition(
-    rows: list[list[float | None]], quantiles: list[float]
-) -> None:
+def test_quantile_groups_follow_the_definition(rows: list[list[float | None]], quantiles: list[float]) -> None:
     entropy, mask = as_tensors(rows)
     groups = grp.entropy_groups(entropy, mask, quantiles)
     assert groups.dtype == torch.long

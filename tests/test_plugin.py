@@ -192,9 +192,7 @@ def test_estimator_reads_its_keys() -> None:
 
 
 def test_estimator_faults() -> None:
-    with pytest.raises(
-        ValueError, match=r"algorithm.espo (.|\n)*unknown key 'faild'; did you mean 'failed'\?"
-    ):
+    with pytest.raises(ValueError, match=r"algorithm.espo (.|\n)*unknown key 'faild'; did you mean 'failed'\?"):
         estimate(OmegaConf.create({"espo": {"faild": "incorrect"}}))
     with pytest.raises(ValueError, match=r"algorithm.espo must hold keys \(failed\), but it is 'incorrect'"):
         estimate(OmegaConf.create({"espo": "incorrect"}))

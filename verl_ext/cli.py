@@ -28,13 +28,9 @@ def root() -> None:
 def demo(
     algo: Annotated[str, typer.Option(help="A file of configs/algo: espo, gspo, grpo ...")] = "espo",
     model: Model = "tiny_dense",
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps; the demo's own number by default.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; the demo's own number by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of rollouts and data order.")] = 1,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of this run (default: under outputs/demo).")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of this run (default: under outputs/demo).")] = None,
     assets_dir: AssetsFolder = Path("outputs/assets"),
     control: Annotated[bool, typer.Option("--control", help="Train on rewards that are shuffled.")] = False,
     overrides: Annotated[list[str] | None, typer.Argument(help="Further Hydra overrides for verl.")] = None,
@@ -57,9 +53,7 @@ def assets(
     from verl_ext.demo.run import MODELS
 
     if model not in MODELS:
-        raise typer.BadParameter(
-            f"'{model}' is not known; choose one of {', '.join(MODELS)}", param_hint="--model"
-        )
+        raise typer.BadParameter(f"'{model}' is not known; choose one of {', '.join(MODELS)}", param_hint="--model")
     built = prepare(model, out, seed=seed)  # type: ignore[arg-type]
     for path in (built.model_dir, built.train_parquet, built.val_parquet, built.control_parquet):
         typer.echo(path)

@@ -20,9 +20,7 @@ def outcome(rewards: list[float], tokens: int = 3) -> tuple[Tensor, Tensor]:
     return matrix, torch.ones(len(rewards), tokens)
 
 
-def per_row(
-    rewards: list[float], index: list[str], verified: list[bool], failed: str = "unverified"
-) -> list[float]:
+def per_row(rewards: list[float], index: list[str], verified: list[bool], failed: str = "unverified") -> list[float]:
     matrix, mask = outcome(rewards)
     advantages, returns = espo_advantage(matrix, mask, index, verified=torch.tensor(verified), failed=failed)
     assert returns is advantages  # as verl's GRPO returns them
@@ -31,9 +29,7 @@ def per_row(
 
 
 def test_golden_unverified_rows_are_left_out() -> None:
-    got = per_row(
-        [1.0, 0.0, 0.0, 9.0, 2.0, 4.0], ["a", "a", "a", "a", "b", "b"], [True] * 3 + [False] + [True] * 2
-    )
+    got = per_row([1.0, 0.0, 0.0, 9.0, 2.0, 4.0], ["a", "a", "a", "a", "b", "b"], [True] * 3 + [False] + [True] * 2)
     # a: {1, 0, 0}, mean 1/3, var ((2/3)^2 + 2 (1/3)^2)/2 = 1/3, std 0.577350: 1.154698, -0.577349 twice
     # b: {2, 4}, mean 3, std sqrt(2): -+ 1/(1.414214 + 1e-6) = -+ 0.707106
     assert got == pytest.approx([1.154698, -0.577349, -0.577349, 0.0, -0.707106, 0.707106], abs=1e-6)
@@ -109,9 +105,7 @@ def test_nothing_outside_the_mask_and_the_reward_is_not_masked() -> None:
 
 def test_large_rewards_keep_their_variance() -> None:
     # float32 holds 16777216 and 16777218, whose squares it cannot tell apart.
-    assert per_row([2.0**24, 2.0**24 + 2], ["a", "a"], [True, True]) == pytest.approx(
-        [-0.707106, 0.707106], abs=1e-6
-    )
+    assert per_row([2.0**24, 2.0**24 + 2], ["a", "a"], [True, True]) == pytest.approx([-0.707106, 0.707106], abs=1e-6)
 
 
 def test_no_rows() -> None:
@@ -123,7 +117,5 @@ def test_faults() -> None:
     matrix, mask = outcome([1.0, 0.0])
     with pytest.raises(ValueError, match="failed='wrong' is not one of unverified, incorrect"):
         espo_advantage(matrix, mask, ["a", "a"], verified=torch.ones(2), failed="wrong")
-    with pytest.raises(
-        ValueError, match=r"2 rows of rewards, but 1 prompt ids and `verified` of shape \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=r"2 rows of rewards, but 1 prompt ids and `verified` of shape \(3,\)"):
         espo_advantage(matrix, mask, ["a"], verified=torch.ones(3))

@@ -19,9 +19,7 @@ def jagged(rows: list[torch.Tensor]) -> torch.Tensor:
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
-def micro_batch(
-    lengths: list[int], seed: int = 0, **fields: list[torch.Tensor]
-) -> tuple[TensorDict, dict[str, Any]]:
+def micro_batch(lengths: list[int], seed: int = 0, **fields: list[torch.Tensor]) -> tuple[TensorDict, dict[str, Any]]:
     """Rows with responses of these lengths, and the model's output for them.
 
     Returns:

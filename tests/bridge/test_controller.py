@@ -129,9 +129,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Queue, KVBatchMeta]:
         rm_scores=jagged(scores),
         old_log_probs=jagged([-torch.ones(n) for n in lengths]),
         entropy=jagged([torch.ones(n) for n in lengths]),
-        extra_fields=NonTensorStack(
-            verdict(True, "correct"), verdict(True, "wrong"), verdict(False, "unparsable")
-        ),
+        extra_fields=NonTensorStack(verdict(True, "correct"), verdict(True, "wrong"), verdict(False, "unparsable")),
     )
     monkeypatch.setattr(trainer_base, "tq", queue)
     return SimpleNamespace(config=compose("+backend=cpu", "+algo=espo")), queue, meta(3)

@@ -157,9 +157,7 @@ def stock(tmp_path: Path, *overrides: str) -> programs.Finished:
     """verl's own entry point, from a foreign directory, with Ray's sessions in a folder of this test."""
     # Ray makes `ray/session_*` under this folder as the first thing it does.
     arguments = ["-m", "verl.trainer.main_ppo", "+backend=cpu", "+algo=espo", *RUNNABLE, *overrides]
-    finished = programs.run(
-        *arguments, f"hydra.run.dir={tmp_path}/hydra", cwd=tmp_path, RAY_TMPDIR=str(tmp_path)
-    )
+    finished = programs.run(*arguments, f"hydra.run.dir={tmp_path}/hydra", cwd=tmp_path, RAY_TMPDIR=str(tmp_path))
     assert finished.returncode != 0
     assert "Started a local Ray instance" not in finished.output
     assert "ray init kwargs" not in finished.output

@@ -121,9 +121,7 @@ def test_the_line_is_printed_once_and_the_metric_comes_with_every_call(
 def on_policy(noise: float) -> tuple[Any, dict[str, Any]]:
     """A micro-batch whose log-ratio is `noise` at the last response token of row 1 and 0 elsewhere."""
     data, _ = micro_batch([3, 2])
-    rows = [
-        torch.cat([torch.zeros(PROMPT - 1), old, torch.zeros(1)]) for old in data["old_log_probs"].unbind()
-    ]
+    rows = [torch.cat([torch.zeros(PROMPT - 1), old, torch.zeros(1)]) for old in data["old_log_probs"].unbind()]
     rows[1][PROMPT] += noise
     return data, {"log_probs": jagged(rows).requires_grad_()}
 

@@ -68,10 +68,7 @@ print("RESULT " + json.dumps({
 def test_a_broken_plugin_warns_at_import_and_refuses_what_needs_it(broken: dict[str, str]) -> None:
     finished = programs.run("-c", PROGRAM, *RUNNABLE, **broken)
     cause = "ImportError: planted: libmissing.so.3 cannot be opened"
-    assert (
-        f"verl_ext: the plugin failed to load and none of its methods is available: {cause}"
-        in finished.output
-    )
+    assert f"verl_ext: the plugin failed to load and none of its methods is available: {cause}" in finished.output
     result = finished.result()
     assert result.pop("stock") == "valid"  # verl itself stays usable
     assert set(result) == {"loss", "estimator", "target", "target_only"}

@@ -148,9 +148,7 @@ def test_distillation_has_the_same_context(probe: Calls) -> None:
     data, output = micro_batch([3, 2])
     distillation.ppo_loss(actor("probe"), output, data)
     assert probe[0][0].old_entropy.shape == (2, 3)
-    assert "ppo_loss(config, model_output, data, dp_group)" in inspect.getsource(
-        distillation.distillation_ppo_loss
-    )
+    assert "ppo_loss(config, model_output, data, dp_group)" in inspect.getsource(distillation.distillation_ppo_loss)
 
 
 def test_loss_and_metrics_are_verls_own_plus_the_execution_report() -> None:

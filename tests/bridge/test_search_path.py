@@ -29,9 +29,7 @@ def test_a_group_that_we_do_not_have_is_an_error_that_shows_where_it_was_looked_
     GlobalHydra.instance().clear()
 
 
-def test_the_folder_is_found_in_a_wheel_and_in_a_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_is_found_in_a_wheel_and_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "verl_ext"
     (package / "bridge").mkdir(parents=True)
     monkeypatch.setattr(search_path, "__file__", str(package / "bridge" / "search_path.py"))

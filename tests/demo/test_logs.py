@@ -81,8 +81,5 @@ def test_a_log_without_a_traceback_gives_its_last_lines_without_chatter() -> Non
 
 
 def test_plain_lines() -> None:
-    assert (
-        plain("\x1b[36m(WorkerDict pid=1, ip=10.0.0.1)\x1b[0m hello [repeated 3x across cluster] (..)\n")
-        == "hello"
-    )
+    assert plain("\x1b[36m(WorkerDict pid=1, ip=10.0.0.1)\x1b[0m hello [repeated 3x across cluster] (..)\n") == "hello"
     assert plain("(a, b) stays") == "(a, b) stays"

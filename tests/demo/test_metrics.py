@@ -63,9 +63,7 @@ def test_accuracy_is_found_whatever_the_data_source_is_called(kind: str) -> None
 
 
 def test_phases_add_up_to_the_step() -> None:
-    record = Record(
-        1, {"timing_s/step": 5.0, "timing_s/gen": 2.0, "timing_s/update_actor": 1.5, "timing_s/other": 9.0}
-    )
+    record = Record(1, {"timing_s/step": 5.0, "timing_s/gen": 2.0, "timing_s/update_actor": 1.5, "timing_s/other": 9.0})
     phases = History([record]).phases()
     # 5 - 2 - 1.5 = 1.5; the unknown timer may lie inside another one and is not counted.
     assert phases == {"rollout": ([1], [2.0]), "actor update": ([1], [1.5]), REST: ([1], [1.5])}

@@ -123,9 +123,7 @@ def test_files_and_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("records", [[], [Record(1, {})], [Record(0, {ACC: 0.3})]])
-def test_a_run_without_numbers_still_gives_a_report_that_says_so(
-    records: list[Record], tmp_path: Path
-) -> None:
+def test_a_run_without_numbers_still_gives_a_report_that_says_so(records: list[Record], tmp_path: Path) -> None:
     summary = report.write(History(records), run(startup_seconds=None), tmp_path)
     assert len(summary["missing"]) >= 5
     assert "Not reported by this run" in (tmp_path / report.PAGE).read_text()

@@ -148,9 +148,7 @@ def tiny() -> AssetSettings:
     )
 
 
-def test_files_follow_verl_schema_and_control_differs_only_in_pay(
-    tmp_path: Path, tiny: AssetSettings
-) -> None:
+def test_files_follow_verl_schema_and_control_differs_only_in_pay(tmp_path: Path, tiny: AssetSettings) -> None:
     built = prepare_settings(tiny, tmp_path)
     train, validation, control = (
         pyarrow.parquet.read_table(path).to_pylist()

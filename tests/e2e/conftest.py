@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import trainer  # noqa: E402
+import trainer
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,15 @@ from pathlib import Path
 import wrapt
 
 FOLDER = Path(os.environ["VERL_EXT_RECORD"])
-FIELDS = ("prompts", "responses", "response_mask", "old_log_probs", "rollout_log_probs", "advantages", "entropy")
+FIELDS = (
+    "prompts",
+    "responses",
+    "response_mask",
+    "old_log_probs",
+    "rollout_log_probs",
+    "advantages",
+    "entropy",
+)
 
 
 def record_loss(module) -> None:
@@ -30,7 +38,7 @@ def record_loss(module) -> None:
 
         context = current_context()
         record = {name: [row.clone() for row in data[name].unbind()] for name in FIELDS}
-        record["context"] = {"old_entropy": context.old_entropy.clone(), "vocab_size": context.vocab_size}
+        record["context"] = {"old_entropy": context.old_entropy, "vocab_size": context.vocab_size}
         record["uid"] = tu.get(data, "uid")
         record["global_batch_size"] = tu.get(data, "global_batch_size")
         torch.save(record, FOLDER / f"call-{next(count):04d}.pt")
@@ -61,6 +69,13 @@ def die_in_sync(module) -> None:
     cls.update_weights_from_ipc = update_weights_from_ipc
 
 
+def withhold_entropy(module) -> None:
+    """As if no forward pass had computed the old policy's entropies."""
+    del module.FIELDS["entropy"]
+
+
 wrapt.register_post_import_hook(record_loss, "verl.workers.engine_workers")
+if "VERL_EXT_WITHHOLD_ENTROPY" in os.environ:
+    wrapt.register_post_import_hook(withhold_entropy, "verl_ext.bridge.policy_loss")
 if "VERL_EXT_DIE_IN_SYNC" in os.environ:
     wrapt.register_post_import_hook(die_in_sync, "verl.workers.rollout.vllm_rollout.utils")

@@ -14,13 +14,25 @@ def test_worker_killed_during_weight_sync_ends_the_run(tmp_path_factory, data) -
 
     folder = tmp_path_factory.mktemp("killed")
     model = build_untrained("tiny_dense", True, folder / "model", seed=0)
-    run = trainer.run(
-        folder / "run", trainer.overrides(model, data, steps=5), env={"VERL_EXT_DIE_IN_SYNC": "2"}
-    )
+    run = trainer.run(folder / "run", trainer.overrides(model, data, steps=5), env={"VERL_EXT_DIE_IN_SYNC": "2"})
     pid, died = (run.folder / "record" / "death").read_text().split()
     assert run.returncode != 0
     assert run.ended - float(died) < 60
     assert f"vLLM's worker process {pid} died during the weight sync" in run.log, run.tail()
+
+
+def test_missing_entropy_ends_the_run_at_once(tmp_path_factory, data) -> None:
+    from verl_ext.demo.models import build_untrained
+
+    folder = tmp_path_factory.mktemp("withheld")
+    model = build_untrained("tiny_dense", True, folder / "model", seed=0)
+    run = trainer.run(folder / "run", trainer.overrides(model, data, steps=2), env={"VERL_EXT_WITHHOLD_ENTROPY": "1"})
+    (first_call,) = (run.folder / "record").glob("call-*.pt")
+    assert run.returncode != 0
+    assert run.ended - first_call.stat().st_mtime < 30
+    assert "MissingTokenData" in run.log, run.tail()
+    assert "old_entropy" in run.log
+    assert run.steps == []
 
 
 def test_plugin_missing_in_workers_stops_the_run_with_the_node_named(tmp_path_factory, data) -> None:

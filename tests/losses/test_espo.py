@@ -135,9 +135,7 @@ def test_golden_thresholds() -> None:
 @given(batches, st.sampled_from([(0.2, 0.2), (3e-4, 4e-4), (0.0, 0.0)]))
 def test_one_group_and_fixed_clip_is_gspo(batch: Batch, width: tuple[float, float]) -> None:
     low, high = width
-    ours = run(
-        batch, grouping="sequence", clip="fixed", old_entropy=None, clip_ratio_low=low, clip_ratio_high=high
-    )
+    ours = run(batch, grouping="sequence", clip="fixed", old_entropy=None, clip_ratio_low=low, clip_ratio_high=high)
     theirs = run_verl(compute_policy_loss_gspo, batch, clip_ratio_low=low, clip_ratio_high=high)
     assert_same_step(batch, ours, theirs)
 
@@ -146,12 +144,8 @@ def test_one_group_and_fixed_clip_is_gspo(batch: Batch, width: tuple[float, floa
 @given(batches, st.sampled_from([(0.2, 0.28), (3e-4, 4e-4), (0.0, 0.0)]))
 def test_token_groups_and_fixed_clip_is_vanilla(batch: Batch, width: tuple[float, float]) -> None:
     low, high = width
-    ours = run(
-        batch, grouping="token", clip="fixed", old_entropy=None, clip_ratio_low=low, clip_ratio_high=high
-    )
-    theirs = run_verl(
-        compute_policy_loss_vanilla, batch, clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=1e9
-    )
+    ours = run(batch, grouping="token", clip="fixed", old_entropy=None, clip_ratio_low=low, clip_ratio_high=high)
+    theirs = run_verl(compute_policy_loss_vanilla, batch, clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=1e9)
     assert_same_step(batch, ours, theirs)
 
 
@@ -182,11 +176,7 @@ def test_what_lies_behind_the_mask_has_no_influence(batch: Batch, options: Any, 
     weights = 1 + torch.rand(batch.response_mask.shape, generator=torch.Generator().manual_seed(1))
     clean = run(batch, rollout_is_weights=weights, **options)
     hidden = ~batch.response_mask
-    dirty = {
-        f.name: getattr(batch, f.name).masked_fill(hidden, garbage)
-        for f in fields(batch)
-        if "mask" not in f.name
-    }
+    dirty = {f.name: getattr(batch, f.name).masked_fill(hidden, garbage) for f in fields(batch) if "mask" not in f.name}
     soiled = replace(batch, **dirty)
     again = run(soiled, rollout_is_weights=weights.masked_fill(hidden, garbage), **options)
     assert torch.equal(clean[0], again[0])
@@ -318,9 +308,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
     """`old` is a function of log_prob as written once its detached group ratio is held fixed: one token a
     group, so that r = sg(e^d) e^d, and the derivative of the unclipped term is r A."""
     batch = random_batch(6, 2, 4, drift=0.05, fill=1.0).to(torch.float64)
-    _, grad, _ = run(
-        batch, grouping="token", token_ratio="old", clip="fixed", clip_ratio_high=9.0, clip_ratio_low=1.0
-    )
+    _, grad, _ = run(batch, grouping="token", token_ratio="old", clip="fixed", clip_ratio_high=9.0, clip_ratio_low=1.0)
     d = batch.log_prob - batch.old_log_prob
     torch.testing.assert_close(grad, -batch.advantages * (2 * d).exp() / 8)
 

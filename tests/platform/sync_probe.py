@@ -57,15 +57,11 @@ def sync(llm: Any, weights: list, left_out: str = "", forged: str = "") -> list[
     from verl_ext.platform.weight_sync import differences
 
     sent = {name: (tuple(tensor.shape), digest(tensor)) for name, tensor in weights if name != left_out}
-    stream = [
-        (name, tensor + 1e-3 if name == forged else tensor) for name, tensor in weights if name != left_out
-    ]
+    stream = [(name, tensor + 1e-3 if name == forged else tensor) for name, tensor in weights if name != left_out]
     handle = f"ipc:///tmp/rl-colocate-zmq-{os.environ['VERL_RAY_JOB_ID']}-replica-0-rank-0.sock"
     sender = BucketedWeightSender(zmq_handle=handle, bucket_size_mb=1, use_shm=True)
     # A daemon: where the receiver fails, the program must end with its error, not wait for the sender.
-    thread = threading.Thread(
-        target=lambda: asyncio.run(sender.async_send_weights(iter(stream))), daemon=True
-    )
+    thread = threading.Thread(target=lambda: asyncio.run(sender.async_send_weights(iter(stream))), daemon=True)
     thread.start()
     llm.collective_rpc("update_weights_from_ipc", kwargs={"use_shm": True})
     thread.join()

@@ -25,9 +25,7 @@ def test_cpu_env_keeps_what_is_set_and_adds_the_rest() -> None:
     assert all(isinstance(value, str) for value in found.values())
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [("cpu", True), (" CPU ", True), ("nvidia", False), ("", False)]
-)
+@pytest.mark.parametrize(("value", "expected"), [("cpu", True), (" CPU ", True), ("nvidia", False), ("", False)])
 def test_chosen_reads_the_variable_as_verl_does(value: str, expected: bool) -> None:
     assert cpu.chosen({"VERL_PLATFORM": value}) is expected
     assert cpu.chosen({}) is False
@@ -92,9 +90,7 @@ def test_the_platform_answers_everything_that_verls_interface_asks() -> None:
     for name, ours in inspect.getmembers(type(platform), inspect.isfunction):
         upstream = getattr(PlatformBase, name, None)
         if inspect.isfunction(upstream) and not name.startswith("__"):
-            assert list(inspect.signature(ours).parameters) == list(inspect.signature(upstream).parameters), (
-                name
-            )
+            assert list(inspect.signature(ours).parameters) == list(inspect.signature(upstream).parameters), name
 
 
 def test_it_is_never_picked_by_probing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +117,7 @@ def verl_uses_of_the_device_module() -> set[str]:
         "utils/checkpoint",
     ]
     files = [
-        file
-        for place in places
-        for file in ([root / place] if place.endswith("py") else (root / place).rglob("*.py"))
+        file for place in places for file in ([root / place] if place.endswith("py") else (root / place).rglob("*.py"))
     ]
     text = "\n".join(file.read_text() for file in files)
     return set(re.findall(r"get_torch_device\(\)\.(\w+)", text))

@@ -102,9 +102,7 @@ def test_a_message_in_the_queue_does_not_block_the_exit(pair: tuple[Any, Any]) -
     assert pair[0].getsockopt(zmq.LINGER) == 0
 
 
-def test_a_killed_receiver_is_named_within_two_seconds(
-    pair: tuple[Any, Any], sleeper: subprocess.Popen
-) -> None:
+def test_a_killed_receiver_is_named_within_two_seconds(pair: tuple[Any, Any], sleeper: subprocess.Popen) -> None:
     watch = Watch([psutil.Process(sleeper.pid)])
     socket = GuardedSocket(pair[0], watch=watch.check, stall_limit_s=5)
     socket.send_pyobj("bucket")
@@ -139,9 +137,7 @@ def test_watch_raises_what_the_engine_answered(monkeypatch: pytest.MonkeyPatch) 
     def get(reference: str) -> None:
         raise KeyError(f"the worker's own error, from {reference}")
 
-    monkeypatch.setattr(
-        ray, "wait", lambda references, timeout: ([r for r in references if r in finished], [])
-    )
+    monkeypatch.setattr(ray, "wait", lambda references, timeout: ([r for r in references if r in finished], []))
     monkeypatch.setattr(ray, "get", get)
     watch = Watch(answer="sync-1")
     watch.check()

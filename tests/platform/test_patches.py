@@ -20,16 +20,12 @@ MOE = "vllm.model_executor.layers.fused_moe"
 CHANGED = {
     "torch.distributed": ["torch.distributed:init_process_group"],
     f"{ROLLOUT}.vllm_async_server": [f"{ROLLOUT}.vllm_async_server:vLLMHttpServer.collective_rpc"],
-    f"{ROLLOUT}.bucketed_weight_transfer": [
-        f"{ROLLOUT}.bucketed_weight_transfer:BucketedWeightSender._init_socket"
-    ],
+    f"{ROLLOUT}.bucketed_weight_transfer": [f"{ROLLOUT}.bucketed_weight_transfer:BucketedWeightSender._init_socket"],
     f"{ROLLOUT}.vllm_rollout": [
         f"{ROLLOUT}.vllm_rollout:ServerAdapter.update_weights",
         f"{ROLLOUT}.vllm_rollout:ServerAdapter._execute_method",
     ],
-    "verl.trainer.ppo.v1.replay_buffer": [
-        "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll"
-    ],
+    "verl.trainer.ppo.v1.replay_buffer": ["verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll"],
     "vllm.model_executor.layers.utils": ["vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm"],
     f"{MOE}.experts.cpu_moe": [
         f"{MOE}.experts.cpu_moe:CPUUnquantizedExperts.process_weights_after_loading",
@@ -152,16 +148,12 @@ def test_contract_upstream_still_needs_and_allows_the_patch(symbol: str, elsewhe
     found = elsewhere["symbols"][symbol]
     assert found["parameters"][: len(parameters)] == parameters
     for construct in constructs:
-        assert construct in found["source"], (
-            f"{symbol} has changed: {construct!r} is gone, so look at the patch again"
-        )
+        assert construct in found["source"], f"{symbol} has changed: {construct!r} is gone, so look at the patch again"
 
 
 def test_contract_every_wait_of_the_sender_goes_through_the_guard(elsewhere: Any) -> None:
     """GuardedSocket guards `send_pyobj` and `recv`; any other call would wait untimed."""
-    source = elsewhere["symbols"][
-        f"{ROLLOUT}.bucketed_weight_transfer:BucketedWeightSender.async_send_weights"
-    ]
+    source = elsewhere["symbols"][f"{ROLLOUT}.bucketed_weight_transfer:BucketedWeightSender.async_send_weights"]
     assert set(re.findall(r"self\.socket\.(\w+)\(", source["source"])) == {"send_pyobj", "recv"}
 
 

@@ -51,9 +51,7 @@ def test_the_probe_fails_without_the_patch_of_vllm(kind: str, taken_out: str) ->
     """The negative control: linear layers then refuse to load, experts silently stay the first ones."""
     finished = programs.run(PROBE, kind, "tied", limit_s=240, PROBE_WITHOUT=taken_out)
     if finished.returncode != 0:
-        assert "weight_loader" in finished.output or "has no parameter" in finished.output, finished.output[
-            -3000:
-        ]
+        assert "weight_loader" in finished.output or "has no parameter" in finished.output, finished.output[-3000:]
         return
     assert max(finished.result()["after"]) > 1
 
@@ -113,26 +111,18 @@ def engine(sent: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         "model.layers.0.mlp.",
         "model.layers.1.mlp.experts.",
     )
-    qkv = {
-        kind: torch.cat([sent[f"{attention}{part}_proj.{kind}"] for part in "qkv"])
-        for kind in ("weight", "bias")
-    }
+    qkv = {kind: torch.cat([sent[f"{attention}{part}_proj.{kind}"] for part in "qkv"]) for kind in ("weight", "bias")}
     gate_up = [
-        torch.cat([sent[f"{experts}{e}.gate_proj.weight"], sent[f"{experts}{e}.up_proj.weight"]])
-        for e in (0, 1)
+        torch.cat([sent[f"{experts}{e}.gate_proj.weight"], sent[f"{experts}{e}.up_proj.weight"]]) for e in (0, 1)
     ]
     return {
         "model.embed_tokens.weight": torch.cat([sent["model.embed_tokens.weight"], torch.zeros(6, 4)]),
         f"{attention}qkv_proj.weight": qkv["weight"],
         f"{attention}qkv_proj.bias": qkv["bias"],
-        f"{dense}gate_up_proj.weight": torch.cat(
-            [sent[f"{dense}gate_proj.weight"], sent[f"{dense}up_proj.weight"]]
-        ),
+        f"{dense}gate_up_proj.weight": torch.cat([sent[f"{dense}gate_proj.weight"], sent[f"{dense}up_proj.weight"]]),
         f"{dense}down_proj.weight": sent[f"{dense}down_proj.weight"].clone(),
         f"{experts}routed_experts.w13_weight": torch.stack(gate_up),
-        f"{experts}routed_experts.w2_weight": torch.stack(
-            [sent[f"{experts}{e}.down_proj.weight"] for e in (0, 1)]
-        ),
+        f"{experts}routed_experts.w2_weight": torch.stack([sent[f"{experts}{e}.down_proj.weight"] for e in (0, 1)]),
         "model.norm.weight": sent["model.norm.weight"].clone(),
     }
 

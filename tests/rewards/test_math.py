@@ -53,9 +53,7 @@ def test_outcomes(solution: str, truth: str, outcome: str) -> None:
     assert result["outcome"] == outcome
     assert result["score"] == result["acc"] == float(outcome == "correct")
     assert result["verified"] == float(outcome in ("correct", "wrong"))
-    assert {name: result[f"outcome_{name}"] for name in OUTCOMES} == {
-        name: float(name == outcome) for name in OUTCOMES
-    }
+    assert {name: result[f"outcome_{name}"] for name in OUTCOMES} == {name: float(name == outcome) for name in OUTCOMES}
 
 
 def test_endless_computation_is_killed_and_the_next_answer_graded() -> None:

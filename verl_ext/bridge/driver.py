@@ -1,4 +1,4 @@
-"""Checks in the driver, before Ray starts: every fault of the configuration that concerns a policy loss or estimator."""
+"""Checks in the driver, before Ray starts: every fault of the configuration that concerns a loss or estimator."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ def faults(config: Any) -> list[str]:
     estimator = str(config.algorithm.adv_estimator)
     found = []
     if loss not in POLICY_LOSS_REGISTRY:
-        found.append(
-            f"actor_rollout_ref.actor.policy_loss.loss_mode={loss}: no such policy loss{nearest(loss, POLICY_LOSS_REGISTRY)}"
-        )
+        hint = nearest(loss, POLICY_LOSS_REGISTRY)
+        found.append(f"actor_rollout_ref.actor.policy_loss.loss_mode={loss}: no such policy loss{hint}")
     if estimator not in ADV_ESTIMATOR_REGISTRY:
         found.append(
             f"algorithm.adv_estimator={estimator}: no such estimator{nearest(estimator, ADV_ESTIMATOR_REGISTRY)}"

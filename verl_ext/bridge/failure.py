@@ -25,7 +25,9 @@ def announce(error: Exception) -> None:
         @functools.wraps(original)
         def validate_config(config: Any, *args: Any, **kwargs: Any) -> Any:
             if asks_for_us(config):
-                raise RuntimeError(f"{NAME}: the configuration needs this plugin, which failed to load: {text}") from error
+                raise RuntimeError(
+                    f"{NAME}: the configuration needs this plugin, which failed to load: {text}"
+                ) from error
             return original(config, *args, **kwargs)
 
         config_module.validate_config = validate_config  # type: ignore[attr-defined]

@@ -73,17 +73,12 @@ def align(name: str, values: torch.Tensor, response_mask: torch.Tensor) -> torch
 
     if not response_mask.is_nested:
         return values.to_padded_tensor(0) if values.is_nested else values
-    lengths, starts = response_mask.offsets().diff(), response_mask.offsets()
-    own, own_starts = values.offsets().diff(), values.offsets()
-    if torch.equal(lengths, own):
-        return torch.nested.to_padded_tensor(values, 0)
     rows, faults = [], []
-    for row, (length, have) in enumerate(zip(lengths.tolist(), own.tolist(), strict=True)):
-        mask = response_mask.values()[starts[row] : starts[row + 1]]
+    for row, (mask, own) in enumerate(zip(response_mask.unbind(), values.unbind(), strict=True)):
+        length, have = len(mask), len(own)
         if have != length and bool(mask.any()):
             faults.append(f"row {row}: {have} values for {length} response tokens")
-        piece = values.values()[own_starts[row] : own_starts[row] + min(length, have)]
-        rows.append(torch.nn.functional.pad(piece, (0, length - piece.shape[0])))
+        rows.append(torch.nn.functional.pad(own[:length], (0, max(0, length - have))))
     if faults:
         raise ValueError(f"field {name!r} is not aligned with the responses: " + "; ".join(faults))
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

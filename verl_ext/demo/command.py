@@ -21,7 +21,12 @@ LEARNING_RATE = 1e-4
 
 
 def overrides(
-    assets: Assets, algo: str, steps: int = STEPS, seed: int = 1, control: bool = False, out: str = "outputs/demo/run"
+    assets: Assets,
+    algo: str,
+    steps: int = STEPS,
+    seed: int = 1,
+    control: bool = False,
+    out: str = "outputs/demo/run",
 ) -> list[str]:
     """Arguments after ``python -m verl.trainer.main_ppo``.
 

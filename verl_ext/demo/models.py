@@ -124,9 +124,7 @@ def save(model: PreTrainedModel, out_dir: str | Path) -> Path:
     return target
 
 
-def build_untrained(
-    kind: ModelKind, tied: bool, out_dir: str | Path, seed: int, vocab_size: int | None = None
-) -> Path:
+def build_untrained(kind: ModelKind, tied: bool, out_dir: str | Path, seed: int, vocab_size: int | None = None) -> Path:
     """Save a randomly initialised model with its tokenizer into `out_dir`, for tests that need no skill.
 
     Args:

@@ -127,9 +127,7 @@ def tables(summary: dict[str, Any]) -> list[Table]:
     if not clipped:
         clipped = [("all tokens", "100.0%", _percent(summary["means"]["clip fraction"]))]
     total = summary["means"]["seconds a step"]
-    phases = [
-        (label, f"{value:.2f}", _share(value, total)) for label, value in summary["phase_seconds"].items()
-    ]
+    phases = [(label, f"{value:.2f}", _share(value, total)) for label, value in summary["phase_seconds"].items()]
     phases.append(("whole step", _number(total), ""))
     wall = [
         ("model and data", _number(summary["assets_seconds"])),

@@ -99,9 +99,7 @@ def _prepare(options: Options, console: Console) -> Assets:
 
         begun = time.monotonic()
         assets = prepare(model, options.assets, seed=0, progress=progress)
-    console.print(
-        f"model and data: {clock(time.monotonic() - begun)}  ({assets.model_dir.parent})", soft_wrap=True
-    )
+    console.print(f"model and data: {clock(time.monotonic() - begun)}  ({assets.model_dir.parent})", soft_wrap=True)
     return assets
 
 
@@ -113,9 +111,7 @@ def command_line(options: Options, assets: Assets, steps: int, out: Path) -> lis
     return [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, *options.overrides]
 
 
-def _train_and_report(
-    options: Options, assets: Assets, assets_seconds: float, out: Path, console: Console
-) -> int:
+def _train_and_report(options: Options, assets: Assets, assets_seconds: float, out: Path, console: Console) -> int:
     from verl_ext.demo.command import STEPS
     from verl_ext.demo.report import Run, write
 
@@ -144,9 +140,7 @@ def _train_and_report(
     summary = write(History(state.records), run, out)
     show(summary, out, console)
     if summary["trained_steps"] < steps:
-        console.print(
-            f"The trainer ended without an error after {summary['trained_steps']} of {steps} steps."
-        )
+        console.print(f"The trainer ended without an error after {summary['trained_steps']} of {steps} steps.")
         return 1
     return 0
 

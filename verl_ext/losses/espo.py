@@ -141,9 +141,7 @@ def _check_options(grouping: str, token_ratio: str, clip: str, loss_agg_mode: st
         ("loss_agg_mode", loss_agg_mode, AGGREGATIONS),
     )
     faults = [
-        f"{name}={value!r} is not one of {', '.join(known)}"
-        for name, value, known in options
-        if value not in known
+        f"{name}={value!r} is not one of {', '.join(known)}" for name, value, known in options if value not in known
     ]
     if faults:
         raise ValueError("espo: " + "; ".join(faults))

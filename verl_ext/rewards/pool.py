@@ -46,9 +46,7 @@ class _Worker:
         # One thread per worker: the numerical libraries' own thread pools would only fight for the cores.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-I", str(_CHILD), str(child.fileno())]
-        self.process = subprocess.Popen(
-            command, pass_fds=[child.fileno()], stdin=subprocess.DEVNULL, env=environment
-        )
+        self.process = subprocess.Popen(command, pass_fds=[child.fileno()], stdin=subprocess.DEVNULL, env=environment)
         child.close()
         setup = {
             "path": [entry for entry in sys.path if entry],
