@@ -13,6 +13,9 @@ import pytest
 from tests.platform import programs
 from verl_ext.platform import patches, vllm_weights
 
+# Heavy rather than Ray: two processes that import all of verl and vLLM, 12 s of work each.
+pytestmark = pytest.mark.ray
+
 ROLLOUT = "verl.workers.rollout.vllm_rollout"
 MOE = "vllm.model_executor.layers.fused_moe"
 
