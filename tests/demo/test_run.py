@@ -107,6 +107,39 @@ def test_a_trainer_that_ignores_the_request_is_killed(tmp_path: Path, state: Run
     assert_gone(tmp_path)
 
 
+def test_shared_memory_of_a_killed_trainer_is_removed_and_that_of_others_stays(tmp_path: Path, state: RunState) -> None:
+    from multiprocessing import shared_memory
+
+    from verl_ext.demo.process import TrainerProcess, trainer_environment
+
+    other = shared_memory.SharedMemory(create=True, size=4096)
+    grip = """
+    import mmap
+    for name in ("psm_verlexttest", other):
+        file = open(f"/dev/shm/{name}", "a+b")
+        file.truncate(4096)
+        held = (globals().get("held") or []) + [mmap.mmap(file.fileno(), 4096)]
+    pathlib.Path(ready).touch()
+    time.sleep(600)
+    """
+    names = f"other, ready = {other.name!r}, {str(tmp_path / 'ready')!r}\n"
+    env = trainer_environment({"VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(state.metrics)})
+    process = TrainerProcess(trainer(tmp_path, names + textwrap.dedent(grip)), env, state.log)
+    try:
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None, state.log.read_text()
+            time.sleep(0.05)
+        assert Path("/dev/shm/psm_verlexttest").exists()
+    finally:
+        process.end(patience=1.0)
+    try:
+        assert not Path("/dev/shm/psm_verlexttest").exists()
+        assert Path(f"/dev/shm/{other.name}").exists()
+    finally:
+        other.close()
+        other.unlink()
+
+
 def test_all_faults_of_the_options_are_named_at_once_and_nothing_is_started(tmp_path: Path) -> None:
     sink = io.StringIO()
     options = Options(algo="epso", model="huge", steps=0, out=tmp_path / "out")

@@ -7,8 +7,6 @@ import fcntl
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from verl_ext.demo.process import TrainerProcess
 
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 600
@@ -108,45 +106,22 @@ def run(folder: Path, arguments: list[str], env: dict[str, str] | None = None, l
         **(env or {}),
     }
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"]
-    with one_at_a_time(), open(folder / "train.log", "wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment, start_new_session=True
-        )
-        ours = _Family(process)
+    with one_at_a_time():
+        process = TrainerProcess(command, environment, folder / "train.log")
         try:
-            ended = _wait(process, ours, limit_s)
+            ended = _wait(process, limit_s)
         finally:
-            ours.end()
-    return Run(folder, process.returncode, ended)
+            process.end()
+    status = process.poll()
+    assert status is not None
+    return Run(folder, status, ended)
 
 
-def _wait(process: subprocess.Popen, family: _Family, limit_s: float) -> float:
+def _wait(process: TrainerProcess, limit_s: float) -> float:
     deadline = time.time() + limit_s
-    while process.poll() is None and time.time() < deadline:
-        family.look()
+    while process.poll() is None:
+        if time.time() > deadline:
+            raise TimeoutError(f"the trainer was still running after {limit_s:.0f} s")
+        process.note_family()
         time.sleep(0.5)
-    if process.returncode is None:
-        raise TimeoutError(f"the trainer was still running after {limit_s:.0f} s")
     return time.time()
-
-
-class _Family:
-    """Everything that one trainer started: Ray's daemons leave the process group, so they are remembered by id."""
-
-    def __init__(self, process: subprocess.Popen) -> None:
-        self._root = psutil.Process(process.pid)
-        self._known: dict[int, psutil.Process] = {process.pid: self._root}
-
-    def look(self) -> None:
-        for known in list(self._known.values()):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self._known.update({child.pid: child for child in known.children(recursive=True)})
-
-    def end(self) -> None:
-        self.look()
-        for signum, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
-            alive = [member for member in self._known.values() if member.is_running()]
-            for member in alive:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.send_signal(signum)
-            psutil.wait_procs(alive, timeout=patience)

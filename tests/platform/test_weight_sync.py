@@ -53,7 +53,9 @@ def test_the_probe_fails_without_the_patch_of_vllm(kind: str, taken_out: str) ->
     if finished.returncode != 0:
         assert "weight_loader" in finished.output or "has no parameter" in finished.output, finished.output[-3000:]
         return
-    assert max(finished.result()["after"]) > 1
+    result = finished.result()
+    assert max(result["after"]) > 1
+    assert any("the experts compute with a packed copy of other weights" in fault for fault in result["faults"])
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -169,13 +171,14 @@ def test_tied_embeddings_cover_both_names_of_the_one_tensor() -> None:
 def test_differences_name_every_kind_of_fault_once() -> None:
     sent = actor()
     recorded = {name: (tuple(tensor.shape), digest(tensor)) for name, tensor in sent.items()}
-    parameters = engine(sent)
+    parameters, stale = engine(sent), []
 
     def answer() -> dict:
         found = pieces(parameters, SHAPES)
         return {
             "digests": {name: None if piece is None else digest(piece) for name, piece in found.items()},
             "uncovered": uncovered(parameters, SHAPES),
+            "stale": stale,
         }
 
     assert differences(recorded, answer()) == []
@@ -184,9 +187,11 @@ def test_differences_name_every_kind_of_fault_once() -> None:
     parameters["model.layers.1.mlp.experts.routed_experts.w13_weight"][1, 2, 0] += 1e-6
     del parameters["model.norm.weight"]
     parameters["model.extra.weight"] = torch.ones(2)
+    stale.append("model.layers.1.mlp.experts")
     assert sorted(differences(recorded, answer())) == [
         "model.extra.weight: no tensor of the actor fills this parameter",
         "model.layers.0.self_attn.k_proj.weight (2, 4): the engine holds other values",
         "model.layers.1.mlp.experts.1.up_proj.weight (2, 4): the engine holds other values",
+        "model.layers.1.mlp.experts: the experts compute with a packed copy of other weights",
         "model.norm.weight: the engine has no such parameter",
     ]

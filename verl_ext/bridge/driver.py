@@ -78,8 +78,16 @@ def policy_loss_faults(policy_loss: Any, loss: str) -> list[str]:
     try:
         omega_conf_to_dataclass(policy_loss)
     except InstantiationException as error:
-        return [str(error.__cause__ or error).strip()]
+        # An unknown loss is a fault of its own; that the class belongs to another one follows from it.
+        return [fault for fault in one_each(error.__cause__ or error) if method or "loss_mode=" not in fault]
     return []
+
+
+def one_each(error: BaseException) -> list[str]:
+    """The faults that an error of :mod:`verl_ext.config` lists, each with the node of the configuration it is in."""
+    head, *listed = str(error).strip().splitlines()
+    where = head.split(" ")[0]
+    return [f"{where}: {line.strip().removeprefix('- ')}" for line in listed] or [head]
 
 
 def estimator_faults(config: Any, estimator: str) -> list[str]:
@@ -91,7 +99,7 @@ def estimator_faults(config: Any, estimator: str) -> list[str]:
     try:
         plugin.ESTIMATORS[estimator].resolve(config.algorithm)
     except ValueError as error:
-        return [str(error).strip()]
+        return one_each(error)
     return []
 
 

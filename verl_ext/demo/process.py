@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import psutil
+
+# Shared memory that vLLM (psm_) and verl's weight sync (verl_weights_) create and, when killed, leave behind.
+SEGMENT = re.compile(r"/dev/shm/(?:psm|verl_weights)_\w+")
 
 
 class TrainerProcess:
@@ -20,6 +24,7 @@ class TrainerProcess:
     Ray's daemons and workers leave the group, and when their parent dies they are nobody's children any more;
     so the family is noted while it can be seen (`note_family`, called now and then) and ended by process id.
     A process is known by its id and its time of creation: an id that now belongs to another is left alone.
+    Shared memory that the family had mapped is noted as well, and removed at the end if nobody maps it any more.
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
@@ -29,6 +34,7 @@ class TrainerProcess:
                 start_new_session=True,
             )  # fmt: skip
         self._family: set[psutil.Process] = set()
+        self._segments: set[str] = set()
 
     def poll(self) -> int | None:
         """The exit status, or None while the trainer runs."""
@@ -42,6 +48,7 @@ class TrainerProcess:
                 self._family.update(process.children(recursive=True))
             except psutil.NoSuchProcess:
                 continue
+        self._segments |= mapped_segments(process.pid for process in [*roots, *self._family])
 
     def end(self, patience: float = 10.0) -> int:
         """End what still runs of the trainer and its family; return how many processes that were.
@@ -56,6 +63,7 @@ class TrainerProcess:
             time.sleep(0.1)
         self._signal(signal.SIGKILL)
         self._process.wait(timeout=patience)
+        self._remove_segments()
         return alive
 
     def settle(self, patience: float = 15.0) -> int:
@@ -63,7 +71,14 @@ class TrainerProcess:
         deadline = time.monotonic() + patience
         while self._living() and time.monotonic() < deadline:
             time.sleep(0.2)
-        return self.end() if self._living() else 0
+        if self._living():
+            return self.end()
+        self._remove_segments()
+        return 0
+
+    def _remove_segments(self) -> None:
+        for path in self._segments - mapped_segments(psutil.pids()):
+            Path(path).unlink(missing_ok=True)
 
     def _living(self) -> list[psutil.Process]:
         living = [process for process in self._family if _runs(process)]
@@ -77,6 +92,18 @@ class TrainerProcess:
             except psutil.NoSuchProcess:
                 continue
         return len(living)
+
+
+def mapped_segments(pids: Iterable[int]) -> set[str]:
+    """Shared-memory files of vLLM and verl that these processes have mapped; processes that are gone have none."""
+    found: set[str] = set()
+    for pid in pids:
+        try:
+            maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        found.update(SEGMENT.findall(maps))
+    return found
 
 
 def _runs(process: psutil.Process) -> bool:

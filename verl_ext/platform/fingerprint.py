@@ -107,6 +107,22 @@ def uncovered(parameters: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple
     return missing
 
 
+def stale_experts(model: torch.nn.Module) -> list[str]:
+    """Expert layers whose kernel computes with something else than their current parameters.
+
+    The kernel of vLLM's CPU build reads a packed copy, made by :mod:`verl_ext.platform.vllm_weights`, which notes what
+    it was made from. A layer without such a note was packed, or not, by code that does not follow the parameters.
+    """
+    stale = []
+    for name, module in model.named_modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None and hasattr(module, "w13_weight"):
+            noted = getattr(kernel.fused_experts, "packed_from", None)
+            if noted != (digest(module.w13_weight), digest(module.w2_weight)):
+                stale.append(name)
+    return stale
+
+
 def _numel(shape: Iterable[int]) -> int:
     total = 1
     for size in shape:
@@ -126,6 +142,7 @@ def extend(extension: type) -> None:
         return {
             "digests": {name: None if piece is None else digest(piece) for name, piece in found.items()},
             "uncovered": uncovered(parameters, shapes),
+            "stale": stale_experts(self.model_runner.model),
         }
 
     extension.verl_ext_worker = verl_ext_worker  # type: ignore[attr-defined]

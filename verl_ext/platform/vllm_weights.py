@@ -21,6 +21,8 @@ from typing import Any
 
 import wrapt
 
+from verl_ext.platform.fingerprint import digest
+
 EXPECTED_VLLM = "0.28.0"
 
 
@@ -66,6 +68,7 @@ def packed_copies(module: ModuleType) -> None:
         loaded = {name: getattr(layer, name) for name in names}
         prepare(self, layer)
         self.packed = tuple(getattr(layer, name) for name in names)
+        self.packed_from = tuple(digest(parameter) for parameter in loaded.values())
         for name, parameter in loaded.items():
             setattr(layer, name, parameter)
 

@@ -188,4 +188,5 @@ def differences(sent: dict[str, tuple[tuple[int, ...], str]], answer: dict[str, 
         if digests.get(name) is not None and digests[name] != expected
     ]
     faults += [f"{name}: no tensor of the actor fills this parameter" for name in answer["uncovered"]]
+    faults += [f"{name}: the experts compute with a packed copy of other weights" for name in answer["stale"]]
     return faults
