@@ -152,3 +152,20 @@ def test_positional_arguments_are_checked_as_well() -> None:
     with pytest.raises(ValueError, match="failed='sometimes' must be one of unverified, incorrect"):
         ESPOAdvantageConfig("sometimes")
     assert ESPOAdvantageConfig("incorrect").resolved() == {"failed": "incorrect"}
+
+
+def test_naming_a_class_installs_the_plugin_where_discovery_is_off() -> None:
+    import os
+    import subprocess
+    import sys
+
+    code = """
+import verl, sys
+assert not any(name.startswith("verl_ext") for name in sys.modules)
+import verl_ext.config
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+print("espo" in POLICY_LOSS_REGISTRY, "espo" in ADV_ESTIMATOR_REGISTRY)
+"""
+    env = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("True True"), done.stderr[-2000:]

@@ -18,7 +18,12 @@ from typing import Any, ClassVar
 from verl.workers.config import PolicyLossConfig
 
 from verl_ext.advantages import espo as espo_advantage
+from verl_ext.bridge.install import install
 from verl_ext.losses import espo as espo_loss
+
+# A configuration that names a class of this module must not depend on verl's plugin discovery, which can be switched
+# off and swallows exceptions: here a plugin that cannot be installed is an error that Hydra reports.
+install()
 
 Check = Callable[[Any], Any]  # returns the value in its final type, or raises ValueError("must be ...")
 
