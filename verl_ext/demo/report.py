@@ -92,7 +92,7 @@ def summarise(history: History, run: Run) -> dict[str, Any]:
         },
         "groups": groups,
         "phase_seconds": {label: mean(values) for label, (_, values) in history.phases().items()},
-        "rollout_gap": max(history.series("training/rollout_probs_diff_max")[1], default=None),
+        "rollout_gap": max(history.series("training/rollout_log_probs_diff_max")[1], default=None),
         "missing": history.missing(),
         "versions": versions(),
     }
