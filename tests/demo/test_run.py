@@ -115,7 +115,7 @@ def test_shared_memory_of_a_killed_trainer_is_removed_and_that_of_others_stays(t
     other = shared_memory.SharedMemory(create=True, size=4096)
     grip = """
     import mmap
-    for name in ("psm_verlexttest", other):
+    for name in ("psm_verlexttest", "sem.mp-verlexttest", other):
         file = open(f"/dev/shm/{name}", "a+b")
         file.truncate(4096)
         held = (globals().get("held") or []) + [mmap.mmap(file.fileno(), 4096)]
@@ -134,6 +134,7 @@ def test_shared_memory_of_a_killed_trainer_is_removed_and_that_of_others_stays(t
         process.end(patience=1.0)
     try:
         assert not Path("/dev/shm/psm_verlexttest").exists()
+        assert not Path("/dev/shm/sem.mp-verlexttest").exists()
         assert Path(f"/dev/shm/{other.name}").exists()
     finally:
         other.close()

@@ -14,8 +14,8 @@ from types import FrameType
 
 import psutil
 
-# Shared memory that vLLM (psm_) and verl's weight sync (verl_weights_) create and, when killed, leave behind.
-SEGMENT = re.compile(r"/dev/shm/(?:psm|verl_weights)_\w+")
+# Shared memory and semaphores that vLLM and verl's weight sync create and, when killed, leave behind.
+SEGMENT = re.compile(r"/dev/shm/(?:psm_|verl_weights_|sem\.mp-)\w+")
 
 
 class TrainerProcess:
