@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import pickle
 from typing import Any
 
@@ -13,7 +14,15 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
 from verl_ext import plugin
-from verl_ext.config import ESPOAdvantageConfig, ESPOLossConfig
+from verl_ext.config import (
+    EntropyBonusAdvantageConfig,
+    ERPOAdvantageConfig,
+    ESPOAdvantageConfig,
+    ESPOLossConfig,
+    SSPOLossConfig,
+    STEERLossConfig,
+    TEPOLossConfig,
+)
 
 TARGET = {"_target_": "verl_ext.config.ESPOLossConfig"}
 
@@ -42,10 +51,15 @@ def test_defaults_are_those_of_the_method() -> None:
     }
 
 
-@pytest.mark.parametrize("method", [*plugin.POLICY_LOSSES.values(), *plugin.ESTIMATORS.values()], ids=repr)
+@pytest.mark.parametrize(
+    "method", [*plugin.POLICY_LOSSES.values(), *plugin.ESTIMATORS.values()], ids=lambda method: method.name
+)
 def test_defaults_of_class_and_function_agree(method: Any) -> None:
     signature = inspect.signature(method.implementation).parameters
+    elsewhere = getattr(method, "controller_keys", ())
     for name, default in method.config_type().defaults().items():
+        if name in elsewhere:
+            continue
         given = signature[name].default
         assert (list(given) if isinstance(given, tuple) else given) == default, name
 
@@ -169,3 +183,129 @@ print("espo" in POLICY_LOSS_REGISTRY, "espo" in ADV_ESTIMATOR_REGISTRY)
     env = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip().endswith("True True"), done.stderr[-2000:]
+
+
+# The numbers of the papers, and of the decisions where they have none.
+DEFAULTS = {
+    SSPOLossConfig: {"delimiter": "\n\n", "entropy_clip": True, "alpha": 0.0, "beta": 0.8, "gamma": 1.75},
+    TEPOLossConfig: {
+        "ratio": "sequence",
+        "clip": "printed",
+        "kl_mask": "pos_adv_entropy_down",
+        "entropy_tol": 0.0,
+        "kl_coef": 0.001,
+        "kl_type": "low_var_kl",
+    },
+    STEERLossConfig: {"mapping": "exponential", "scope": "row", "w_min": 0.8, "w_max": 1.0},
+    ERPOAdvantageConfig: {
+        "beta_progress": 1.0,
+        "gamma": 1.0,
+        "num_buckets": 10,
+        "eta": 0.1,
+        "sigma_target": 1.0,
+        "delta": 1e-6,
+    },
+    EntropyBonusAdvantageConfig: {"scale": 0.4, "kappa": 2.0},
+}
+
+
+def refusal(cls: Any, **keys: Any) -> str:
+    with pytest.raises(ValueError, match="is not valid") as raised:
+        cls(**keys)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("cls", DEFAULTS, ids=lambda cls: cls.__name__)
+def test_defaults_are_exactly_those_of_the_method(cls: Any) -> None:
+    assert cls().resolved() == DEFAULTS[cls]
+    assert cls.defaults() == DEFAULTS[cls]
+    assert cls.__name__.lower().startswith(cls.method.replace("_", ""))
+    if issubclass(cls, PolicyLossConfig):
+        assert cls().loss_mode == cls.method
+        assert "set actor_rollout_ref.actor.policy_loss.loss_mode=" + cls.method in refusal(cls, loss_mode="vanilla")
+        through_hydra = omega_conf_to_dataclass(OmegaConf.create({"_target_": f"verl_ext.config.{cls.__name__}"}))
+        assert type(through_hydra) is cls
+    else:
+        assert cls.where == f"algorithm.{cls.method}"
+
+
+NOT_NEGATIVE, POSITIVE = "a finite number >= 0", "a finite number > 0"
+RANGES = [
+    (SSPOLossConfig, "delimiter", "a string that is not empty", ["", 3, None]),
+    (SSPOLossConfig, "entropy_clip", "true or false", ["true", 0, None]),
+    (SSPOLossConfig, "alpha", NOT_NEGATIVE, [-0.01, math.nan, "0"]),
+    (SSPOLossConfig, "beta", "a finite number >= 0 and <= 1", [-0.1, 1.01]),
+    (SSPOLossConfig, "gamma", "a finite number >= 1", [0.99, math.inf]),
+    (TEPOLossConfig, "ratio", "one of sequence, token, prefix, none", ["seq", None]),
+    (TEPOLossConfig, "clip", "one of printed, ppo, none", ["dual", None]),
+    (
+        TEPOLossConfig,
+        "kl_mask",
+        "one of pos_adv_entropy_down, neg_adv_entropy_up, either, all, none",
+        ["both", None],
+    ),
+    (TEPOLossConfig, "entropy_tol", NOT_NEGATIVE, [-1e-9, None]),
+    (TEPOLossConfig, "kl_coef", NOT_NEGATIVE, [-0.001, True]),
+    (TEPOLossConfig, "kl_type", "one of kl, k1, abs, mse, k2, low_var_kl, k3, kl+", ["full", "k4"]),
+    (STEERLossConfig, "mapping", "one of exponential, linear", ["exp"]),
+    (STEERLossConfig, "scope", "one of row, micro_batch", ["batch"]),
+    (STEERLossConfig, "w_min", POSITIVE, [0, 0.0, -0.1, math.nan]),
+    (STEERLossConfig, "w_max", POSITIVE, [0, math.inf]),
+    (ERPOAdvantageConfig, "beta_progress", NOT_NEGATIVE, [-1]),
+    (ERPOAdvantageConfig, "gamma", NOT_NEGATIVE, [-1]),
+    (ERPOAdvantageConfig, "num_buckets", "a whole number >= 1", [0, 1.5, 10.0, True, "10"]),
+    (ERPOAdvantageConfig, "eta", NOT_NEGATIVE, [-0.1]),
+    (ERPOAdvantageConfig, "sigma_target", NOT_NEGATIVE, [-0.1]),
+    (ERPOAdvantageConfig, "delta", POSITIVE, [0, -1e-6]),
+    (EntropyBonusAdvantageConfig, "scale", NOT_NEGATIVE, [-4e-4]),
+    (EntropyBonusAdvantageConfig, "kappa", POSITIVE, [0, -2]),
+]
+
+
+@pytest.mark.parametrize(("cls", "key", "wanted", "values"), RANGES, ids=[f"{c.method}.{k}" for c, k, _, _ in RANGES])
+def test_out_of_range_names_the_range(cls: Any, key: str, wanted: str, values: list[Any]) -> None:
+    for value in values:
+        assert f"\n  - {key}={value!r} must be {wanted}" in refusal(cls, **{key: value})
+
+
+def test_every_key_of_the_newer_classes_has_a_range_above() -> None:
+    checked = {(cls, key) for cls, key, _, _ in RANGES}
+    assert checked == {(cls, key) for cls, keys in DEFAULTS.items() for key in keys}
+
+
+def test_edges_of_the_ranges_are_taken() -> None:
+    assert SSPOLossConfig(alpha=0, beta=1, gamma=1).beta == 1
+    assert SSPOLossConfig(beta=0).beta == 0
+    assert TEPOLossConfig(kl_coef=0, entropy_tol=0).kl_coef == 0
+    assert STEERLossConfig(w_min=1, w_max=1).w_min == 1
+    assert STEERLossConfig(mapping="linear", w_min=1.1, w_max=1.3).w_min == 1.1
+    assert ERPOAdvantageConfig(num_buckets=1, beta_progress=0, gamma=0, eta=0, sigma_target=0).num_buckets == 1
+    assert EntropyBonusAdvantageConfig(scale=0).scale == 0
+
+
+def test_weights_of_steer_that_contradict_each_other() -> None:
+    assert "w_min=0.9 must be <= w_max=0.5" in refusal(STEERLossConfig, w_min=0.9, w_max=0.5, mapping="linear")
+    # one of the two is the default
+    assert "w_min=0.8 must be <= w_max=0.5" in refusal(STEERLossConfig, w_max=0.5)
+    assert "w_min=1.2 must be <= w_max=1" in refusal(STEERLossConfig, w_min=1.2, mapping="linear")
+    # exp(-k |Omega|) starts at 1
+    text = refusal(STEERLossConfig, w_min=1.1, w_max=1.3)
+    assert text.count("\n  - ") == 1
+    assert "w_min=1.1 must be <= 1 with mapping=exponential" in text
+
+
+@pytest.mark.parametrize(
+    ("cls", "slip", "meant"),
+    [
+        (SSPOLossConfig, "delimeter", "delimiter"),
+        (TEPOLossConfig, "kl_coeff", "kl_coef"),
+        (STEERLossConfig, "wmin", "w_min"),
+        (ERPOAdvantageConfig, "num_bucket", "num_buckets"),
+        (EntropyBonusAdvantageConfig, "kapa", "kappa"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_of_its_own_class(cls: Any, slip: str, meant: str) -> None:
+    text = refusal(cls, **{slip: 1, "zebra": 2})
+    assert f"{cls.where} ({cls.__name__}) is not valid" in text
+    assert f"unknown key '{slip}'; did you mean '{meant}'?" in text
+    assert f"unknown key 'zebra'; {cls.method} reads {', '.join(DEFAULTS[cls])}" in text

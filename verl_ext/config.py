@@ -2,163 +2,24 @@
 
 Losses: `actor_rollout_ref.actor.policy_loss._target_=verl_ext.config.ESPOLossConfig`, further keys with
 Hydra's `+`. Estimators: the keys of `algorithm.<name>`, e.g. `+algorithm.espo.failed=incorrect`.
-
-A class is a dataclass whose fields are made with `hyper(default, check)`. Unknown keys, values out of range
-and contradictions between keys are collected and raised together.
 """
 
-import dataclasses
-import difflib
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from verl.workers.config import PolicyLossConfig
 
 from verl_ext.advantages import espo as espo_advantage
+from verl_ext.advantages import gtpo
 from verl_ext.bridge.install import install
+from verl_ext.hyper import Checked, ascending, flag, hyper, integer, number, one_of, text
 from verl_ext.losses import espo as espo_loss
+from verl_ext.losses import high_entropy, kl, steer, tepo
 
 # A configuration that names a class of this module must not depend on verl's plugin discovery, which can be switched
 # off and swallows exceptions: here a plugin that cannot be installed is an error that Hydra reports.
 install()
-
-Check = Callable[[Any], Any]  # returns the value in its final type, or raises ValueError("must be ...")
-
-
-def one_of(*names: str) -> Check:
-    """A string out of a closed list."""
-
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or value not in names:
-            close = difflib.get_close_matches(str(value), names, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ValueError(f"must be one of {', '.join(names)}{hint}")
-        return value
-
-    return check
-
-
-def number(least: float = -math.inf, most: float = math.inf) -> Check:
-    """A finite number, least <= x <= most."""
-    bounds = [f">= {least:g}"] * (least > -math.inf) + [f"<= {most:g}"] * (most < math.inf)
-    wanted = " ".join(["must be a finite number", " and ".join(bounds)]).strip()
-
-    def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(wanted)
-        if not (math.isfinite(value) and least <= value <= most):
-            raise ValueError(wanted)
-        return float(value)
-
-    return check
-
-
-def ascending(above: float, below: float = math.inf) -> Check:
-    """A list of strictly ascending numbers, above < x < below."""
-    wanted = f"must be a list of ascending numbers, each > {above:g}"
-    wanted += f" and < {below:g}" if below < math.inf else ""
-
-    def check(value: Any) -> list[float]:
-        # OmegaConf's ListConfig is a Sequence; a bare number or a string is what a shell leaves of a list.
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ValueError(wanted)
-        items = list(value)
-        if any(isinstance(x, bool) or not isinstance(x, int | float) for x in items):
-            raise ValueError(wanted)
-        inside = all(above < x < below for x in items)
-        if not inside or any(a >= b for a, b in itertools.pairwise(items)):
-            raise ValueError(wanted)
-        return [float(x) for x in items]
-
-    return check
-
-
-def hyper(default: Any, check: Check) -> Any:
-    """A dataclass field that is a hyper-parameter of the method."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"check": check})
-    return field(default=default, metadata={"check": check})
-
-
-class Checked:
-    """Mixin of the dataclasses below: checks every key before the instance exists.
-
-    An unknown key reaches a dataclass's `__init__` as a bare TypeError about the first one; `__new__` sees
-    all arguments before that, and hydra calls it like any other constructor.
-    """
-
-    method: ClassVar[str]
-    where: ClassVar[str]  # the node of verl's configuration that holds these keys
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        given = {**dict(zip(known, args, strict=False)), **kwargs}
-        bad = cls._out_of_range(given)
-        sound = {name: value for name, value in {**cls.defaults(), **given}.items() if name not in bad}
-        faults = cls._unknown(given) + list(bad.values()) + cls._contradictions(sound)
-        if faults:
-            lines = "".join(f"\n  - {fault}" for fault in faults)
-            raise ValueError(f"{cls.where} ({cls.__name__}) is not valid:{lines}")
-        return super().__new__(cls)
-
-    def __post_init__(self) -> None:
-        for spec in self._hypers():
-            # verl's BaseConfig refuses a second assignment through its own __setattr__.
-            object.__setattr__(self, spec.name, spec.metadata["check"](getattr(self, spec.name)))
-
-    @classmethod
-    def _hypers(cls) -> list[dataclasses.Field[Any]]:
-        return [f for f in dataclasses.fields(cls) if "check" in f.metadata]  # type: ignore[arg-type]
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """Names of the method's own hyper-parameters."""
-        return [spec.name for spec in cls._hypers()]
-
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Hyper-parameter -> default, JSON-able."""
-        return {
-            spec.name: spec.default if spec.default_factory is dataclasses.MISSING else spec.default_factory()
-            for spec in cls._hypers()
-        }
-
-    def resolved(self) -> dict[str, Any]:
-        """Hyper-parameter -> value in force, JSON-able."""
-        values = {name: getattr(self, name) for name in self.names()}
-        return {name: list(value) if isinstance(value, list) else value for name, value in values.items()}
-
-    @classmethod
-    def _unknown(cls, given: Mapping[str, Any]) -> list[str]:
-        known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        faults = []
-        for key in given:
-            if key not in known:
-                # The method's own keys come first: a slip there is likelier than one in verl's.
-                close = difflib.get_close_matches(key, cls.names(), n=1)
-                close = close or difflib.get_close_matches(key, known, n=1)
-                reads = f"{cls.method} reads {', '.join(cls.names())}"
-                faults.append(f"unknown key '{key}'; " + (f"did you mean '{close[0]}'?" if close else reads))
-        return faults
-
-    @classmethod
-    def _out_of_range(cls, given: Mapping[str, Any]) -> dict[str, str]:
-        faults = {}
-        for spec in cls._hypers():
-            if spec.name in given:
-                try:
-                    spec.metadata["check"](given[spec.name])
-                except ValueError as fault:
-                    faults[spec.name] = f"{spec.name}={given[spec.name]!r} {fault}"
-        return faults
-
-    @classmethod
-    def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
-        """Faults between keys that are each fine by themselves; `values` lacks those that are not."""
-        return []
 
 
 @dataclass
@@ -215,6 +76,121 @@ class ESPOLossConfig(MethodConfig):
 
 
 @dataclass
+class SSPOLossConfig(MethodConfig):
+    """Hyper-parameters of the `sspo` loss, arXiv 2511.04256; see docs/methods/sspo.md.
+
+    Attributes:
+        delimiter: text that ends a segment; read on the controller, where segments are made.
+        entropy_clip: bounds from the segment's entropy; false: actor.clip_ratio_low and clip_ratio_high.
+        alpha: slack of the upper bound, >= 0.
+        beta: cap of the lower bound, 0 to 1.
+        gamma: cap of the upper bound, >= 1.
+    """
+
+    method: ClassVar[str] = "sspo"
+
+    loss_mode: str = "sspo"
+    delimiter: str = hyper("\n\n", text())
+    entropy_clip: bool = hyper(True, flag())
+    alpha: float = hyper(0.0, number(least=0))
+    beta: float = hyper(0.8, number(least=0, most=1))
+    gamma: float = hyper(1.75, number(least=1))
+
+
+@dataclass
+class TEPOLossConfig(MethodConfig):
+    """Hyper-parameters of the `tepo` loss, arXiv 2604.12736; see docs/methods/tepo.md.
+
+    Attributes:
+        ratio: `sequence`, `token`, `prefix` or `none`.
+        clip: `printed`, `ppo` or `none`; not read with `ratio=none`.
+        kl_mask: tokens that the penalty acts on.
+        entropy_tol: least change of entropy that counts, nats, >= 0.
+        kl_coef: factor of the penalty, >= 0.
+        kl_type: estimator of the penalty, as in verl's `kl_penalty`.
+    """
+
+    method: ClassVar[str] = "tepo"
+
+    loss_mode: str = "tepo"
+    ratio: str = hyper("sequence", one_of(*tepo.RATIOS))
+    clip: str = hyper("printed", one_of(*tepo.CLIPS))
+    kl_mask: str = hyper("pos_adv_entropy_down", one_of(*tepo.KL_MASKS))
+    entropy_tol: float = hyper(0.0, number(least=0))
+    kl_coef: float = hyper(0.001, number(least=0))
+    kl_type: str = hyper("low_var_kl", one_of(*kl.KL_TYPES))
+
+
+@dataclass
+class STEERLossConfig(MethodConfig):
+    """Hyper-parameters of the `steer` loss, arXiv 2510.10150; see docs/methods/steer.md.
+
+    Attributes:
+        mapping: `exponential` or `linear`.
+        scope: `row`, or `micro_batch` (the value then depends on the size of the micro-batch).
+        w_min: least weight, > 0; at most 1 with `exponential`.
+        w_max: greatest weight of `linear`, >= w_min.
+    """
+
+    method: ClassVar[str] = "steer"
+
+    loss_mode: str = "steer"
+    mapping: str = hyper("exponential", one_of(*steer.MAPPINGS))
+    scope: str = hyper("row", one_of(*steer.SCOPES))
+    w_min: float = hyper(0.8, number(above=0))
+    w_max: float = hyper(1.0, number(above=0))
+
+    @classmethod
+    def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
+        faults = super()._contradictions(values)
+        least, greatest = values.get("w_min"), values.get("w_max")
+        if least is not None and greatest is not None and least > greatest:
+            faults.append(f"w_min={least:g} must be <= w_max={greatest:g}")
+        if least is not None and least > 1 and values.get("mapping") == "exponential":
+            faults.append(f"w_min={least:g} must be <= 1 with mapping=exponential")
+        return faults
+
+
+@dataclass
+class DCPOLossConfig(MethodConfig):
+    """Hyper-parameters of the `dcpo` loss, arXiv 2509.02333; see docs/methods/dcpo.md.
+
+    Attributes:
+        r_max: greatest ratio for either sign of the advantage, > 1.
+    """
+
+    method: ClassVar[str] = "dcpo"
+
+    loss_mode: str = "dcpo"
+    r_max: float = hyper(10.0, number(above=1))
+
+
+@dataclass
+class HighEntropyLossConfig(MethodConfig):
+    """Hyper-parameters of the `high_entropy` loss, arXiv 2506.01939; see docs/methods/high_entropy.md.
+
+    Attributes:
+        rho: share of tokens that learn, > 0 and <= 1.
+        scope: `row` (current entropies) or `batch` (old entropies, cut on the controller).
+    """
+
+    method: ClassVar[str] = "high_entropy"
+
+    loss_mode: str = "high_entropy"
+    rho: float = hyper(0.2, number(above=0, most=1))
+    scope: str = hyper("row", one_of(*high_entropy.SCOPES))
+
+
+@dataclass
+class GRPOSLossConfig(MethodConfig):
+    """The `grpo_s` loss, arXiv 2508.04349, which has no hyper-parameters of its own; see docs/methods/grpo_s.md."""
+
+    method: ClassVar[str] = "grpo_s"
+
+    loss_mode: str = "grpo_s"
+
+
+@dataclass
 class ESPOAdvantageConfig(Checked):
     """Hyper-parameters of the `espo` estimator, `algorithm.espo`.
 
@@ -227,3 +203,98 @@ class ESPOAdvantageConfig(Checked):
     where: ClassVar[str] = "algorithm.espo"
 
     failed: str = hyper("unverified", one_of(*espo_advantage.FAILED))
+
+
+@dataclass
+class ERPOAdvantageConfig(Checked):
+    """Hyper-parameters of the `erpo` estimator, `algorithm.erpo`, arXiv 2603.28204; see docs/methods/erpo.md.
+
+    Attributes:
+        beta_progress: factor of the progress signal, >= 0; it cancels in the bucket's z-score up to delta.
+        gamma: steepness of the entropy gate, >= 0.
+        num_buckets: buckets of relative position, >= 1.
+        eta: weight of the process signal, >= 0.
+        sigma_target: standard deviation of the process signal, >= 0.
+        delta: added to every standard deviation, > 0.
+    """
+
+    method: ClassVar[str] = "erpo"
+    where: ClassVar[str] = "algorithm.erpo"
+
+    beta_progress: float = hyper(1.0, number(least=0))
+    gamma: float = hyper(1.0, number(least=0))
+    num_buckets: int = hyper(10, integer(least=1))
+    eta: float = hyper(0.1, number(least=0))
+    sigma_target: float = hyper(1.0, number(least=0))
+    delta: float = hyper(1e-6, number(above=0))
+
+
+@dataclass
+class EntropyBonusAdvantageConfig(Checked):
+    """Hyper-parameters of the `entropy_bonus` estimator, `algorithm.entropy_bonus`, arXiv 2506.14758.
+
+    Attributes:
+        scale: factor of the entropy, >= 0.
+        kappa: the bonus is at most |A| / kappa, > 0.
+    """
+
+    method: ClassVar[str] = "entropy_bonus"
+    where: ClassVar[str] = "algorithm.entropy_bonus"
+
+    scale: float = hyper(0.4, number(least=0))
+    kappa: float = hyper(2.0, number(above=0))
+
+
+@dataclass
+class EntropyShapedConfig(Checked):
+    """What the estimators of arXiv 2508.04349 have in common.
+
+    Attributes:
+        entropy_low, entropy_high: entropies are clipped to this range, nats, 0 <= low <= high.
+        scope: entropies are compared within each `prompt` or over the whole `batch`.
+    """
+
+    entropy_low: float = hyper(0.2, number(least=0))
+    entropy_high: float = hyper(0.28, number(least=0))
+    scope: str = hyper("prompt", one_of(*gtpo.SCOPES))
+
+    @classmethod
+    def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
+        low, high = values.get("entropy_low"), values.get("entropy_high")
+        if low is not None and high is not None and low > high:
+            return [f"entropy_low={low:g} must be <= entropy_high={high:g}"]
+        return []
+
+
+@dataclass
+class GTPOAdvantageConfig(EntropyShapedConfig):
+    """Hyper-parameters of the `gtpo` estimator, `algorithm.gtpo`; see docs/methods/gtpo.md.
+
+    Attributes:
+        alpha1: weight of the outcome, >= 0.
+        alpha2: weight of the entropy, >= 0.
+        normalise_over: `all` tokens, or those of successful and unsuccessful rows each on their `own`.
+    """
+
+    method: ClassVar[str] = "gtpo"
+    where: ClassVar[str] = "algorithm.gtpo"
+
+    alpha1: float = hyper(1.0, number(least=0))
+    alpha2: float = hyper(0.1, number(least=0))
+    normalise_over: str = hyper("all", one_of(*gtpo.NORMALISERS))
+
+
+@dataclass
+class GRPOSAdvantageConfig(EntropyShapedConfig):
+    """Hyper-parameters of the `grpo_s` estimator, `algorithm.grpo_s`; see docs/methods/grpo_s.md.
+
+    Attributes:
+        beta1: weight of the outcome, >= 0.
+        beta2: weight of the entropy, >= 0.
+    """
+
+    method: ClassVar[str] = "grpo_s"
+    where: ClassVar[str] = "algorithm.grpo_s"
+
+    beta1: float = hyper(1.0, number(least=0))
+    beta2: float = hyper(0.1, number(least=0))

@@ -26,6 +26,7 @@ PROVIDERS = {
     ),
     "entropy": "set `actor_rollout_ref.actor.calculate_entropy=True`",
     "segment_ids": "the bridge computes them on the controller from the responses' token ids",
+    "group_ids": "the bridge computes them on the controller from the old policy's entropies",
     "ref_log_prob": "set `actor_rollout_ref.actor.use_kl_loss=True` (its coefficient may be 0)",
     "vocab_size": "it is read from the model's config (`vocab_size`, or `text_config.vocab_size`)",
     "verified": "let the reward function return a dict with a boolean key `verified` beside `score`",
@@ -52,6 +53,7 @@ class TokenContext:
         vocab_size: V, the size of the distribution that the entropies are taken over.
         verified: [B] bool, whether the verifier could judge the row.
         old_log_prob: [B, T] float, log-probability under the behaviour policy.
+        group_ids: [B, T] long, entropy group of each token, -1 where the response mask is 0.
 
     Example:
         >>> with token_context(TokenContext(vocab_size=256)):
@@ -68,6 +70,7 @@ class TokenContext:
     vocab_size: int | None = None
     verified: torch.Tensor | None = None
     old_log_prob: torch.Tensor | None = None
+    group_ids: torch.Tensor | None = None
 
 
 _EMPTY = TokenContext()

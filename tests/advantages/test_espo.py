@@ -117,5 +117,7 @@ def test_faults() -> None:
     matrix, mask = outcome([1.0, 0.0])
     with pytest.raises(ValueError, match="failed='wrong' is not one of unverified, incorrect"):
         espo_advantage(matrix, mask, ["a", "a"], verified=torch.ones(2), failed="wrong")
-    with pytest.raises(ValueError, match=r"2 rows of rewards, but 1 prompt ids and `verified` of shape \(3,\)"):
-        espo_advantage(matrix, mask, ["a"], verified=torch.ones(3))
+    with pytest.raises(ValueError, match="2 rows of rewards, but 1 prompt ids"):
+        espo_advantage(matrix, mask, ["a"], verified=torch.ones(2))
+    with pytest.raises(ValueError, match=r"`verified` has shape \(3,\); it must have one entry for each of the 2 rows"):
+        espo_advantage(matrix, mask, ["a", "a"], verified=torch.ones(3))

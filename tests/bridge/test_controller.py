@@ -34,7 +34,8 @@ class Queue:
 
     def __init__(self, **columns: Any) -> None:
         self.columns = columns
-        self.put: TensorDict | None = None
+        self.put: dict[str, Any] = {}
+        self.last: KVBatchMeta | None = None
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> TensorDict:
         assert partition_id == "train"
@@ -42,8 +43,9 @@ class Queue:
         return TensorDict(found, batch_size=len(keys))
 
     def kv_batch_put(self, keys: list[str], partition_id: str, fields: TensorDict) -> KVBatchMeta:
-        self.put = fields
-        return meta(len(keys))
+        self.put.update(fields.items())
+        self.last = meta(len(keys))
+        return self.last
 
 
 def meta(rows: int, padding: tuple[int, ...] = ()) -> KVBatchMeta:
@@ -125,6 +127,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Queue, KVBatchMeta]:
     scores[0][-1] = 1
     queue = Queue(
         uid=NonTensorStack("u", "u", "u"),
+        responses=jagged([torch.arange(n) for n in lengths]),
         response_mask=jagged([torch.ones(n, dtype=torch.long) for n in lengths]),
         rm_scores=jagged(scores),
         old_log_probs=jagged([-torch.ones(n) for n in lengths]),
@@ -132,7 +135,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Queue, KVBatchMeta]:
         extra_fields=NonTensorStack(verdict(True, "correct"), verdict(True, "wrong"), verdict(False, "unparsable")),
     )
     monkeypatch.setattr(trainer_base, "tq", queue)
-    return SimpleNamespace(config=compose("+backend=cpu", "+algo=espo")), queue, meta(3)
+    return SimpleNamespace(config=compose("+backend=cpu", "+algo=espo"), tokenizer=None), queue, meta(3)
 
 
 def test_verls_own_advantage_step_runs_our_estimator_with_its_verdicts(trainer: Any) -> None:
@@ -162,6 +165,52 @@ def test_the_context_holds_during_the_estimator_and_not_afterwards(
     PPOTrainer._compute_advantage(self, batch, {})
     assert seen[0].old_entropy.shape == (3, 3)
     assert current_context() == TokenContext()
+
+
+def test_the_entropy_groups_are_computed_once_and_travel_with_the_batch(trainer: Any) -> None:
+    """Five tokens, the fourth taken out by verl's rollout correction: n = 4, floor(0.8 * 4 + 0.5) = 3 tokens below."""
+    self, queue, batch = trainer
+    queue.columns |= {
+        "entropy": jagged([torch.tensor([3.0, 1.0, 2.0, 9.0, 4.0]), torch.ones(1), torch.ones(2)]),
+        "responses": jagged([torch.arange(n) for n in (5, 1, 2)]),
+        "response_mask": jagged([torch.tensor([1, 1, 1, 0, 1]), torch.zeros(1).long(), torch.ones(2).long()]),
+        "rm_scores": jagged([torch.zeros(n) for n in (5, 1, 2)]),
+        "old_log_probs": jagged([torch.zeros(n) for n in (5, 1, 2)]),
+    }
+    returned = PPOTrainer._compute_advantage(self, batch, {})
+    ids = [row.tolist() for row in queue.put["group_ids"].unbind()]
+    assert ids == [[0, 0, 0, -1, 1], [-1], [0, 0]]
+    assert returned is queue.last  # an older batch would not carry the new field to the workers
+
+
+def test_segments_are_made_with_the_models_tokenizer(trainer: Any) -> None:
+    from verl_ext.demo.models import build_tokenizer
+
+    self, queue, batch = trainer
+    self.tokenizer = build_tokenizer()
+    self.config = compose("+backend=cpu", "+algo=sspo", "algorithm.adv_estimator=grpo")
+    rows = [self.tokenizer.encode(text, add_special_tokens=False) for text in ("a\n\nb", "c", "\n\n\n\n")]
+    lengths = [len(row) for row in rows]
+    queue.columns |= {
+        "responses": jagged([torch.tensor(row) for row in rows]),
+        "response_mask": jagged([torch.ones(n).long() for n in lengths]),
+        "rm_scores": jagged([torch.zeros(n) for n in lengths]),
+        "old_log_probs": jagged([torch.zeros(n) for n in lengths]),
+        "entropy": jagged([torch.zeros(n) for n in lengths]),
+    }
+    PPOTrainer._compute_advantage(self, batch, {})
+    assert lengths == [4, 1, 4], "the demo's tokenizer has one token a byte"
+    assert [row.tolist() for row in queue.put["segment_ids"].unbind()] == [[0, 0, 0, 1], [0], [0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "options", [["+algo=gspo"], ["+algo=espo", "+actor_rollout_ref.actor.policy_loss.grouping=token"]]
+)
+def test_nothing_is_sent_for_a_loss_that_wants_nothing(trainer: Any, options: list[str]) -> None:
+    self, queue, batch = trainer
+    self.config = compose("+backend=cpu", *options)
+    PPOTrainer._compute_advantage(self, batch, {})
+    assert set(queue.put) == {"advantages", "returns"}
 
 
 def test_after_an_update_what_ran_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,11 +33,25 @@ def test_verls_own_configuration_has_no_fault() -> None:
     assert faults(compose()) == []
 
 
+PRESETS = sorted(file.stem for file in (Path(__file__).resolve().parents[2] / "configs" / "algo").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_runs_its_own_method(preset: str) -> None:
+    """A preset alone has no fault: what its method needs is switched on, and nothing is left at verl's default."""
+    composed = compose("+backend=cpu", f"+algo={preset}")
+    assert faults(composed) == []
+    loss = composed.actor_rollout_ref.actor.policy_loss.loss_mode
+    ran = {loss, str(composed.algorithm.adv_estimator)}
+    stock = {"gspo": "gspo", "grpo": "grpo", "lpo": "sspo"}  # presets that are named otherwise than what they choose
+    assert stock.get(preset, preset) in ran
+
+
 # Override -> what the one sentence about it must hold.
 ONE_FAULT = {
     "policy loss": (
-        [f"{LOSS}.loss_mode=epso", f"{LOSS}._target_=verl.workers.config.PolicyLossConfig"],
-        ["espo"],
+        [f"{LOSS}.loss_mode=espoo", f"{LOSS}._target_=verl.workers.config.PolicyLossConfig"],
+        ["did you mean 'espo'?"],
     ),
     "no near name": (
         [f"{LOSS}.loss_mode=zzzzzz", f"{LOSS}._target_=verl.workers.config.PolicyLossConfig"],
@@ -52,6 +66,11 @@ ONE_FAULT = {
     "estimator's key": (["+algorithm.espo.failed=wrong"], ["algorithm.espo", "unverified, incorrect"]),
     "aggregation": ([f"{AGGREGATION}=token-mean"], [f"{AGGREGATION}=token-mean", "seq-mean-token-mean"]),
     "bypass": (["algorithm.rollout_correction.bypass_mode=true"], ["bypass_mode=true", "espo", "entropies"]),
+    "current entropy": (
+        [f"{LOSS}._target_=verl_ext.config.TEPOLossConfig", f"{LOSS}.loss_mode=tepo"],
+        ["actor.calculate_entropy=false: set it to true", "tepo (loss) needs"],
+    ),
+    "reference": (["algorithm.adv_estimator=erpo"], ["actor.use_kl_loss=false", "erpo (estimator) needs"]),
     "norm": (["algorithm.norm_adv_by_std_in_grpo=false"], ["norm_adv_by_std_in_grpo=False", "espo"]),
     "missing _target_": (
         [f"{LOSS}._target_=verl.workers.config.PolicyLossConfig", f"+{LOSS}.alpha=0.1"],
@@ -99,6 +118,27 @@ def test_bypass_mode_is_no_fault_where_no_entropy_is_needed() -> None:
     assert faults(config(*plain)) == []
 
 
+def test_an_estimator_and_a_loss_that_lack_the_same_data_share_one_sentence() -> None:
+    overrides = ["algorithm.adv_estimator=entropy_bonus", "algorithm.rollout_correction.bypass_mode=true"]
+    (fault,) = faults(config(*overrides))
+    assert "which espo (loss) and entropy_bonus (estimator) needs" in fault
+
+
+@pytest.mark.parametrize(
+    "provider",
+    [["actor_rollout_ref.actor.calculate_entropy=true"], ["actor_rollout_ref.actor.entropy_coeff=0.01"]],
+)
+def test_either_setting_that_makes_verl_compute_the_current_entropy_will_do(provider: list[str]) -> None:
+    tepo = [f"{LOSS}._target_=verl_ext.config.TEPOLossConfig", f"{LOSS}.loss_mode=tepo"]
+    assert faults(config(*tepo, *provider)) == []
+    assert faults(config(*tepo, f"+{LOSS}.kl_coef=0")) == []  # nothing to compare, nothing needed
+
+
+@pytest.mark.parametrize("provider", ["actor_rollout_ref.actor.use_kl_loss", "algorithm.use_kl_in_reward"])
+def test_either_setting_that_gives_a_reference_policy_will_do(provider: str) -> None:
+    assert faults(config("algorithm.adv_estimator=erpo", f"{provider}=true")) == []
+
+
 def test_nearest_takes_enumerations_and_lists_what_there_is() -> None:
     assert nearest("gspoo", ["gspo", "espo"]) == "; did you mean 'gspo'?"
     assert nearest("q", ["b", "a"]) == "; there is: a, b"
@@ -134,8 +174,8 @@ def test_what_the_probe_will_look_for_in_rays_workers() -> None:
     assert probe.needs(config()) == expected
     assert probe.needs(compose("+algo=grpo")) == {}
     assert probe.look(expected) == []
-    assert probe.look({**expected, "policy loss": "sspo", "version": "0.0.1"}) == [
-        "policy loss 'sspo' is not registered",
+    assert probe.look({**expected, "policy loss": "absent", "version": "0.0.1"}) == [
+        "policy loss 'absent' is not registered",
         f"verl-ext {version('verl-ext')} is installed, the driver has 0.0.1",
     ]
 

@@ -69,7 +69,7 @@ def test_align_cuts_a_padding_row_that_kept_its_source_rows_length() -> None:
     first, last = torch.tensor([0, 1]), torch.tensor([2, 3])
     mask = jagged([torch.ones_like(first), padding["response_mask"], torch.ones_like(last)])
     found = align("segment_ids", jagged([first, padding["segment_ids"], last]), mask)
-    assert found.tolist() == [[0, 1], [0, 0], [2, 3]]  # two columns, as the mask has
+    assert found.tolist() == [[0, 1], [0, -1], [2, 3]]  # two columns, as the mask has
 
 
 def test_align_fills_a_padding_row_that_is_too_short() -> None:
@@ -116,7 +116,7 @@ def test_a_loss_sees_the_other_token_data_of_its_micro_batch(probe: Calls) -> No
     assert torch.equal(context.old_entropy, data["entropy"].to_padded_tensor(0))
     assert torch.equal(context.old_log_prob, arguments["old_log_prob"])
     assert torch.equal(context.ref_log_prob, jagged(reference).to_padded_tensor(0))
-    assert context.segment_ids.tolist() == [[0, 1, 2, 0], [0, 0, 0, 0], [0, 1, 2, 3]]
+    assert context.segment_ids.tolist() == [[0, 1, 2, -1], [0, -1, -1, -1], [0, 1, 2, 3]]
     assert context.vocab_size == 301
     assert context.verified is None
     # The output at position p is about token p + 1: n response tokens have positions PROMPT-1 .. PROMPT+n-2.

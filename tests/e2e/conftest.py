@@ -51,3 +51,35 @@ def colocate_async(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trai
     folder = tmp_path_factory.mktemp("colocate_async")
     arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=2)
     return trainer.run(folder / "run", [*arguments, "trainer.v1.trainer_mode=colocate_async"])
+
+
+@pytest.fixture(scope="session")
+def sspo(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    """The delimiter is the planted pair of tokens, so that it spans tokens and occurs often.
+
+    At the other runs' learning rate one step is enough to unlearn the pair.
+    """
+    folder = tmp_path_factory.mktemp("sspo")
+    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=2, algo="sspo")
+    own = ["+actor_rollout_ref.actor.policy_loss.delimiter=AB", "actor_rollout_ref.actor.optim.lr=1e-5"]
+    return trainer.run(folder / "run", [*arguments, *own])
+
+
+@pytest.fixture(scope="session")
+def tepo(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    folder = tmp_path_factory.mktemp("tepo")
+    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=2, algo="tepo")
+    return trainer.run(folder / "run", [*arguments, "+actor_rollout_ref.actor.policy_loss.kl_coef=1"])
+
+
+@pytest.fixture(scope="session")
+def erpo_with_steer(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    """An estimator and a loss in one run, since each run costs more than a minute."""
+    folder = tmp_path_factory.mktemp("erpo_with_steer")
+    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=3, algo="erpo")
+    steer = [
+        "actor_rollout_ref.actor.policy_loss._target_=verl_ext.config.STEERLossConfig",
+        "actor_rollout_ref.actor.policy_loss.loss_mode=steer",
+        "actor_rollout_ref.actor.calculate_entropy=true",
+    ]
+    return trainer.run(folder / "run", [*arguments, *steer])

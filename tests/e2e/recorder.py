@@ -23,7 +23,10 @@ FIELDS = (
     "rollout_log_probs",
     "advantages",
     "entropy",
+    "rm_scores",
+    "ref_log_prob",
 )
+CONTEXT = ("old_entropy", "entropy", "segment_ids", "group_ids", "vocab_size")
 
 
 def record_loss(module) -> None:
@@ -37,12 +40,16 @@ def record_loss(module) -> None:
         from verl_ext.context import current_context
 
         context = current_context()
-        record = {name: [row.clone() for row in data[name].unbind()] for name in FIELDS}
-        record["context"] = {"old_entropy": context.old_entropy, "vocab_size": context.vocab_size}
+        record = {name: [row.clone() for row in data[name].unbind()] for name in FIELDS if name in data.keys()}
+        record["context"] = {name: getattr(context, name) for name in CONTEXT}
         record["uid"] = tu.get(data, "uid")
         record["global_batch_size"] = tu.get(data, "global_batch_size")
-        torch.save(record, FOLDER / f"call-{next(count):04d}.pt")
-        return original(config, model_output, data, dp_group, **kwargs)
+        file = FOLDER / f"call-{next(count):04d}.pt"
+        torch.save(record, file)  # before the call: it may be the last one
+        loss, metrics = original(config, model_output, data, dp_group, **kwargs)
+        record["metrics"] = {name: getattr(value, "values", [value])[0] for name, value in metrics.items()}
+        torch.save(record, file)
+        return loss, metrics
 
     module.ppo_loss = ppo_loss
 

@@ -16,17 +16,6 @@ def finished(request: pytest.FixtureRequest):
     return run
 
 
-def first_step(run) -> list[dict]:
-    """The loss's calls of the first training step, whose old policy is the model as saved."""
-    records, rows = [], 0
-    for record in run.records():
-        records.append(record)
-        rows += len(record["responses"])
-        if rows == 32:
-            return records
-    raise AssertionError(f"only {rows} rows were recorded, 32 expected")
-
-
 def entropies(model, record: dict) -> torch.Tensor:
     """Old entropies of a recorded micro-batch from a float32 forward pass of transformers, padded with 0."""
     rows = []
@@ -54,7 +43,7 @@ def test_the_loss_that_ran_is_espo(finished) -> None:
 
 
 def test_old_entropies_arrive_aligned_token_by_token(finished) -> None:
-    model, records = reference(finished), first_step(finished)
+    model, records = reference(finished), finished.step(0)
     assert len(records) >= 4, "dynamic batching should cut the two mini-batches of 16 rows into several micro-batches"
     shifted_by_one = 0.0
     for record in records:
@@ -72,7 +61,7 @@ def test_old_entropies_arrive_aligned_token_by_token(finished) -> None:
 def test_planted_token_is_where_the_entropy_is_low(finished) -> None:
     """After token 65 the next token is certain, and nowhere else; the loss must see exactly that."""
     after, elsewhere = [], []
-    for record in first_step(finished):
+    for record in finished.step(0):
         for row, (prompt, response) in enumerate(zip(record["prompts"], record["responses"], strict=True)):
             if not record["response_mask"][row].any():
                 continue
@@ -99,7 +88,7 @@ def test_rollout_and_actor_agree_at_every_step(finished) -> None:
 def test_crashed_gradings_become_padding_rows_without_influence(dense) -> None:
     """The reward crashes for some responses; verl fills their places with rows whose mask is all zero."""
     rows = [
-        row for record in first_step(dense) for row in zip(record["response_mask"], record["advantages"], strict=True)
+        row for record in dense.step(0) for row in zip(record["response_mask"], record["advantages"], strict=True)
     ]
     padding = [advantages for mask, advantages in rows if not mask.any()]
     assert padding, "no grading crashed; the test's reward should make some"
@@ -113,7 +102,7 @@ def test_unverified_rows_get_no_advantage(dense) -> None:
     from verl_ext.demo.models import build_tokenizer
 
     tokenizer, unverified = build_tokenizer(), []
-    for record in first_step(dense):
+    for record in dense.step(0):
         for mask, response, advantages in zip(
             record["response_mask"], record["responses"], record["advantages"], strict=True
         ):

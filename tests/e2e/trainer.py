@@ -50,6 +50,16 @@ class Run:
         files = sorted((self.folder / "record").glob("call-*.pt"))
         return [torch.load(file, weights_only=False) for file in files]
 
+    def step(self, number: int) -> list[dict[str, Any]]:
+        """The loss's calls of one training step, counted from 0: its rows come in the order of their updates."""
+        found, rows = [], 0
+        for record in self.records():
+            if number * ROWS <= rows < (number + 1) * ROWS:
+                found.append(record)
+            rows += len(record["responses"])
+        assert rows >= (number + 1) * ROWS, f"only {rows} rows were recorded"
+        return found
+
     def tail(self, lines: int = 60) -> str:
         return "\n".join(self.log.splitlines()[-lines:])
 
@@ -60,6 +70,10 @@ def one_at_a_time() -> Iterator[None]:
     with open(Path(tempfile.gettempdir()) / "verl_ext-e2e.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+ROWS = 32  # of a training step below: 8 prompts, 4 responses each
+MINI_BATCH = 16
 
 
 def overrides(model: Path, data: Path, steps: int, algo: str = "espo") -> list[str]:

@@ -22,6 +22,7 @@ SYMBOLS = [
     "importlib.metadata:version",
     "torch.distributed:init_process_group",
     "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead",
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_fsdp_module",
     "verl.workers.engine.base:EngineRegistry.register",
     f"{ROLLOUT}.vllm_async_server:vLLMHttpServer.collective_rpc",
     f"{ROLLOUT}.bucketed_weight_transfer:BucketedWeightSender._init_socket",
@@ -82,6 +83,7 @@ def effects() -> dict[str, Any]:
     """Use each change once; the modules have been imported by now."""
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
     from verl.workers.engine.base import EngineRegistry
+    from verl.workers.engine.fsdp import transformer_impl
     from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
     from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
 
@@ -96,6 +98,7 @@ def effects() -> dict[str, Any]:
         "collective_rpc": asyncio.run(vLLMHttpServer.collective_rpc(server, "f")),
         "poll_interval": buffer.poll_interval,
         "fsdp_devices": {backend: sorted(engines[backend]) for backend in ("fsdp", "fsdp2")},
+        "offload": repr(transformer_impl.CPUOffloadPolicy(pin_memory=True)),
         "fingerprints": hasattr(vLLMColocateWorkerExtension, "verl_ext_fingerprints"),
     }
 

@@ -58,6 +58,10 @@ UPSTREAM: dict[str, tuple[list[str], list[str]]] = {
         [],
         ['model_type="language_model", backend=["fsdp", "fsdp2"], device=["cuda", "npu"]'],
     ),
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_fsdp_module": (
+        ["self", "module"],
+        ["if self.engine_config.offload_policy or self.engine_config.forward_only:", "CPUOffloadPolicy(pin_memory=True)"],
+    ),
     "verl.workers.engine.base:EngineRegistry.register": (["model_type", "backend", "device"], []),
     f"{ROLLOUT}.vllm_async_server:vLLMHttpServer.collective_rpc": (
         ["self", "method", "timeout", "args", "kwargs"],
@@ -172,6 +176,11 @@ def test_the_doubled_backend_is_accepted(elsewhere: Any, on_cpu: Any) -> None:
 
 def test_verls_fsdp_engines_serve_the_cpu(on_cpu: Any) -> None:
     assert on_cpu["fsdp_devices"] == {"fsdp": ["cpu", "cuda", "npu"], "fsdp2": ["cpu", "cuda", "npu"]}
+
+
+def test_a_reference_policy_is_not_offloaded_to_memory_that_cannot_be_pinned(elsewhere: Any, on_cpu: Any) -> None:
+    assert elsewhere["offload"] == "CPUOffloadPolicy(pin_memory=True)"
+    assert on_cpu["offload"] == "None"
 
 
 def test_collective_calls_hand_back_their_answers(elsewhere: Any, on_cpu: Any) -> None:

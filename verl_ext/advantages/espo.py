@@ -12,11 +12,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from verl_ext import grouping as grp
+from verl_ext.advantages.common import normalise_within, read_rows
 
 FAILED = ("unverified", "incorrect")
-EPSILON = 1e-6  # verl's GRPO adds it to the standard deviation
-LEAST_SPREAD = 1e-6  # a prompt whose rewards differ by less has nothing to teach
 
 
 def espo_advantage(
@@ -63,53 +61,15 @@ def espo_advantage(
     """
     if failed not in FAILED:
         raise ValueError(f"espo advantage: failed={failed!r} is not one of {', '.join(FAILED)}")
-    grp.check_same_shape(token_level_rewards=token_level_rewards, response_mask=response_mask)
-    prompts = _number_prompts(index)
-    judged = torch.as_tensor(verified, device=token_level_rewards.device).bool()
-    rows = token_level_rewards.shape[0]
-    if len(prompts) != rows or tuple(judged.shape) != (rows,):
+    rows = read_rows("espo", token_level_rewards, response_mask, index)
+    judged = torch.as_tensor(verified, device=rows.mask.device).bool()
+    if judged.shape != rows.rewards.shape:
         raise ValueError(
-            f"espo advantage: {rows} rows of rewards, but {len(prompts)} prompt ids and `verified` of shape "
-            f"{tuple(judged.shape)}; both must have one entry a row"
+            f"espo advantage: `verified` has shape {tuple(judged.shape)}; it must have one entry for each of the "
+            f"{len(rows.rewards)} rows"
         )
-    with torch.no_grad():
-        mask = response_mask.bool()
-        dtype = torch.promote_types(token_level_rewards.dtype, torch.float32)
-        rewards = token_level_rewards.to(dtype).sum(dim=-1)
-        judged = judged & mask.any(dim=-1)
-        if failed == "incorrect":
-            judged = judged & (rewards > 0)
-        ids = torch.tensor(prompts, dtype=torch.long, device=rewards.device).masked_fill(~judged, -1)
-        row_advantage = normalise_within(rewards, ids, max(prompts, default=-1) + 1)
-        advantages = torch.where(mask, row_advantage.unsqueeze(-1), 0.0)
+    if failed == "incorrect":
+        judged = judged & (rows.rewards > 0)
+    row_advantage = normalise_within(rows.rewards, rows.prompts.masked_fill(~judged, -1), rows.count)
+    advantages = torch.where(rows.mask, row_advantage.unsqueeze(-1), 0.0)
     return advantages, advantages
-
-
-def normalise_within(rewards: Tensor, prompts: Tensor, num_prompts: int) -> Tensor:
-    """z-score of each row among the rows of its prompt, exactly 0 where there is nothing to compare.
-
-    Args:
-        rewards: [B].
-        prompts: [B] long in 0..K-1; -1 for a row that enters no statistic and gets 0.
-        num_prompts: K.
-
-    Returns:
-        [B] in the dtype of `rewards`.
-    """
-    # Statistics in float64: rewards of 1e4 with a spread of 1 would lose their variance in float32.
-    values = torch.where(prompts >= 0, rewards, 0.0).double().unsqueeze(0)
-    groups = prompts.unsqueeze(0)
-    centred = values - grp.per_token(grp.group_mean(values, groups, num_prompts), groups)
-    size = grp.group_size(groups, num_prompts, values.dtype)
-    variance = grp.group_sum(centred.square(), groups, num_prompts) / (size - 1).clamp(min=1)
-    spread = grp.group_range(values, groups, num_prompts)
-    flat = spread <= LEAST_SPREAD  # false for a NaN reward, which must stay visible in its prompt
-    scale = torch.where(flat, 0.0, 1 / (variance.sqrt() + EPSILON))
-    return (centred * grp.per_token(scale, groups)).squeeze(0).to(rewards.dtype)
-
-
-def _number_prompts(index: Iterable[object]) -> list[int]:
-    """Prompt ids, of any hashable type, as numbers in order of first appearance."""
-    numbers: dict[object, int] = {}
-    items = index.tolist() if isinstance(index, Tensor) else index
-    return [numbers.setdefault(item, len(numbers)) for item in items]

@@ -1,4 +1,7 @@
-"""Bind the token context around the advantage estimators, on verl's controller.
+"""On verl's controller: the token context around the advantage estimators, and what is computed for the losses.
+
+Some losses need something of the whole row that depends on the rollout alone (entropy groups, segments). It is made
+once here and sent to the workers as a field, instead of at every update.
 
 Bound to ``PPOTrainer``, from which the sync, colocate_async and separate_async trainers inherit.
 """
@@ -25,7 +28,8 @@ def bind(trainer_base: ModuleType) -> None:
         context, found = fetch_context(trainer_base.tq, batch)
         metrics.update(found)
         with token_context(context):
-            return compute(self, batch, metrics)
+            batch = compute(self, batch, metrics)
+        return send_prepared(trainer_base.tq, batch, self.config.actor_rollout_ref.actor.policy_loss, self.tokenizer)
 
     @functools.wraps(update)
     def _update_actor(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
@@ -47,6 +51,46 @@ def fetch_context(tq: Any, batch: Any) -> tuple[TokenContext, dict[str, float]]:
     real = [verdict for verdict, tag in zip(verdicts, batch.tags, strict=False) if not tag.get("is_padding", False)]
     metrics = {**outcome_shares(real), **rollout_difference(data)}
     return TokenContext(verified=verified_flags(verdicts), **found), metrics
+
+
+def send_prepared(tq: Any, batch: Any, policy_loss: Any, tokenizer: Any) -> Any:
+    """Compute the field that the configured loss wants from the controller, and put it into TransferQueue.
+
+    After the advantages, because verl's rollout correction may take tokens out of the response mask until then. The
+    returned batch must be the one handed on: fields put under an older one are not sent to the workers.
+
+    Args:
+        tq: TransferQueue.
+        batch: rows of this step.
+        policy_loss: the node of the actor's configuration.
+        tokenizer: of the trained model.
+
+    Returns:
+        The batch with the new field, or the same batch where the loss wants none.
+    """
+    from tensordict import TensorDict
+    from verl.workers.utils.padding import response_to_nested
+
+    from verl_ext import plugin
+
+    method = plugin.POLICY_LOSSES.get(policy_loss.get("loss_mode", "vanilla"))
+    if method is None or method.prepare is None or method.prepares is None:
+        return batch
+    wanted = ["responses", "response_mask", "entropy"]
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
+    values = method.prepare(
+        plugin.PreparationData(
+            responses=data["responses"].to_padded_tensor(0),
+            response_mask=data["response_mask"].to_padded_tensor(0).bool(),
+            old_entropy=data["entropy"].to_padded_tensor(0) if "entropy" in data.keys() else None,
+            tokenizer=tokenizer,
+        ),
+        **method.resolve(policy_loss),
+    )
+    if values is None:
+        return batch
+    fields = TensorDict({method.prepares: response_to_nested(values, data["response_mask"])}, batch_size=len(batch))
+    return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
 
 def rollout_difference(data: Any) -> dict[str, float]:

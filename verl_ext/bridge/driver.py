@@ -115,20 +115,53 @@ def method_faults(config: Any, loss: str, estimator: str) -> list[str]:
             f"actor_rollout_ref.actor.loss_agg_mode={actor.loss_agg_mode}: {loss} aggregates with "
             f"{' or '.join(method.aggregations)} only"
         )
-    bypass = (config.algorithm.get("rollout_correction", None) or {}).get("bypass_mode", False)
-    if method is not None and bypass and "old_entropy" in needs(method, actor.policy_loss):
-        found.append(
-            f"algorithm.rollout_correction.bypass_mode=true: {loss} needs the old policy's entropies, which come from "
-            "the forward pass that bypass mode leaves out"
-        )
+    users: dict[str, list[str]] = {}
+    if method is not None:
+        for field in needs(method, actor.policy_loss):
+            users.setdefault(field, []).append(f"{loss} (loss)")
+    if estimator in plugin.ESTIMATORS:
+        for field in needs(plugin.ESTIMATORS[estimator], config.algorithm):
+            users.setdefault(field, []).append(f"{estimator} (estimator)")
+    found += [f"{fault}, which {' and '.join(users[field])} needs" for field, fault in absent(config) if field in users]
     if estimator in plugin.ESTIMATORS and not config.algorithm.get("norm_adv_by_std_in_grpo", True):
         found.append(f"algorithm.norm_adv_by_std_in_grpo=False: the {estimator} estimator always divides by the spread")
     return found
 
 
-def needs(method: Any, policy_loss: Any) -> tuple[str, ...]:
+def absent(config: Any) -> list[tuple[str, str]]:
+    """Token data that no part of this configuration provides, each with the setting at fault."""
+    actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
+    found = []
+    if (algorithm.get("rollout_correction", None) or {}).get("bypass_mode", False):
+        found.append(
+            (
+                "old_entropy",
+                "algorithm.rollout_correction.bypass_mode=true leaves out the forward pass that gives the old "
+                "policy's entropies",
+            )
+        )
+    if not (actor.get("calculate_entropy", False) or actor.get("entropy_coeff", 0)):
+        found.append(
+            (
+                "entropy",
+                "actor_rollout_ref.actor.calculate_entropy=false: set it to true to have the entropies of the current "
+                "policy",
+            )
+        )
+    if not (actor.get("use_kl_loss", False) or algorithm.get("use_kl_in_reward", False)):
+        found.append(
+            (
+                "ref_log_prob",
+                "actor_rollout_ref.actor.use_kl_loss=false: set it to true (kl_loss_coef may be 0) to have the "
+                "reference policy's log-probabilities",
+            )
+        )
+    return found
+
+
+def needs(method: Any, node: Any) -> tuple[str, ...]:
     """Token data that the method needs with these hyper-parameters; none where they are themselves at fault."""
     try:
-        return method.needs(**method.resolve(policy_loss))
+        return method.needs(**method.resolve(node))
     except ValueError:
         return ()

@@ -23,7 +23,10 @@ FIELDS = {
     "old_log_probs": "old_log_prob",
     "ref_log_prob": "ref_log_prob",
     "segment_ids": "segment_ids",
+    "group_ids": "group_ids",
 }
+# What stands behind a response; 0 in every other field.
+PADDING = {"segment_ids": -1, "group_ids": -1}
 
 
 def bind(module: ModuleType) -> None:
@@ -67,21 +70,21 @@ def align(name: str, values: torch.Tensor, response_mask: torch.Tensor) -> torch
         response_mask: jagged or dense, of the same rows.
 
     Returns:
-        Dense ``[B, T]``, zero after each response.
+        Dense ``[B, T]``, zero (-1 for ids) after each response.
     """
     import torch
 
     if not response_mask.is_nested:
-        return values.to_padded_tensor(0) if values.is_nested else values
+        return values.to_padded_tensor(PADDING.get(name, 0)) if values.is_nested else values
     rows, faults = [], []
     for row, (mask, own) in enumerate(zip(response_mask.unbind(), values.unbind(), strict=True)):
         length, have = len(mask), len(own)
         if have != length and bool(mask.any()):
             faults.append(f"row {row}: {have} values for {length} response tokens")
-        rows.append(torch.nn.functional.pad(own[:length], (0, max(0, length - have))))
+        rows.append(torch.nn.functional.pad(own[:length], (0, max(0, length - have)), value=PADDING.get(name, 0)))
     if faults:
         raise ValueError(f"field {name!r} is not aligned with the responses: " + "; ".join(faults))
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING.get(name, 0))
 
 
 def vocab_size(config: Any) -> int | None:

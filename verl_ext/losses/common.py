@@ -12,8 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verl_ext import grouping as grp
+
 # exp(20) is 4.9e8: far outside any clip range, and finite in float32 whatever it is multiplied with.
 MAX_LOG_RATIO = 20.0
+
+# Values of verl's `actor.loss_agg_mode`.
+AGGREGATIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,79 @@ def keep(values: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(mask, values.to(dtype), 0.0)
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """A loss's inputs in one dtype, 0 where the mask is 0; only `log_ratio` and `log_prob` carry gradient.
+
+    Attributes:
+        log_ratio: [B, T], d = log_prob - old_log_prob.
+        advantages: [B, T].
+        mask: [B, T] bool.
+        given: log_prob and old_log_prob as they came.
+    """
+
+    log_ratio: Tensor
+    advantages: Tensor
+    mask: Tensor
+    given: tuple[Tensor, Tensor]
+
+    # Most losses need d alone, so these two are made anew whenever they are asked for.
+    @property
+    def log_prob(self) -> Tensor:
+        """[B, T], with gradient."""
+        return keep(self.given[0], self.mask, self.log_ratio.dtype)
+
+    @property
+    def old_log_prob(self) -> Tensor:
+        """[B, T]."""
+        return self.keep(self.given[1])
+
+    def keep(self, values: Tensor) -> Tensor:
+        """Further per-token data in the same form, without gradient."""
+        return keep(values.detach(), self.mask, self.log_ratio.dtype)
+
+
+def read_tokens(
+    old_log_prob: Tensor,
+    log_prob: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    **others: Tensor | None,
+) -> Tokens:
+    """Check that all inputs are [B, T] of one shape, and take them into the dtype that the loss computes in.
+
+    That is the widest of the three float inputs, float32 at least.
+
+    Raises:
+        ValueError: shapes differ; `others` are checked too.
+    """
+    grp.check_same_shape(
+        old_log_prob=old_log_prob, log_prob=log_prob, advantages=advantages, response_mask=response_mask, **others
+    )
+    mask = response_mask.bool()
+    dtype = compute_dtype(log_prob, old_log_prob, advantages)
+    log_ratio = keep(log_prob.to(dtype) - old_log_prob.detach().to(dtype), mask, dtype)
+    return Tokens(log_ratio, keep(advantages.detach(), mask, dtype), mask, (log_prob, old_log_prob))
+
+
+def check_options(method: str, **options: tuple[object, tuple[str, ...]]) -> None:
+    """Raise ValueError unless each option's value is one of its names; `name=(value, names)`."""
+    faults = [
+        f"{name}={value!r} is not one of {', '.join(known)}"
+        for name, (value, known) in options.items()
+        if value not in known
+    ]
+    if faults:
+        raise ValueError(f"{method}: " + "; ".join(faults))
+
+
+def check_given(method: str, needed: tuple[str, ...], **given: object) -> None:
+    """Raise ValueError where needed token data is None; `method` says which method with which options needs it."""
+    missing = [name for name in needed if given[name] is None]
+    if missing:
+        raise ValueError(f"{method} needs {' and '.join(missing)}")
+
+
 def bounded_exp(log_values: Tensor) -> Tensor:
     """exp of the argument clamped to [-20, 20]."""
     return log_values.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
@@ -69,22 +147,138 @@ def clipped_term(ratio: Tensor, advantages: Tensor, lower: Tensor, upper: Tensor
     side whole, so that a width of zero still learns on-policy. NaN in any argument reaches the result.
 
     Args:
-        ratio, advantages, lower, upper: [B, T].
+        ratio, advantages: [B, T]; or any shape, if one group's tokens share them.
+        lower, upper: the same shape, or [].
 
     Returns:
-        [B, T] term, [B, T] bool clipped.
+        term, and bool clipped, in the shape of `ratio`.
     """
+    with torch.no_grad():
+        bounded = torch.minimum(ratio, upper)
+        torch.maximum(bounded, lower, out=bounded)
+        bounded *= advantages
+    # Losses need the most memory here. Without these names a caller's temporaries are gone.
+    del lower, upper
     unclipped = ratio * advantages
-    bounded = torch.maximum(torch.minimum(ratio.detach(), upper), lower) * advantages
+    del ratio
     return torch.where(unclipped <= bounded, unclipped, bounded), bounded < unclipped
 
 
-def row_mean_loss(row_objective: Tensor, response_mask: Tensor, batch: GlobalBatch) -> Tensor:
-    """-sum_i J_i / G * dp_size: verl's `seq-mean-token-mean` once each row has its J_i.
+def row_lengths(mask: Tensor) -> Tensor:
+    """Valid tokens of each row, [B]."""
+    return mask.sum(dim=-1, dtype=torch.int32)  # torch's own choice, int64, sums a copy of eight bytes a token
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of finite `values`, [B, T] or [B, 1], over the valid tokens."""
+    if values.shape != mask.shape:
+        return (values.squeeze(-1) * row_lengths(mask)).sum()
+    return (values * mask.view(torch.uint8)).sum()  # torch multiplies by bytes several times faster than by bools
+
+
+def weighted(term: Tensor, tokens: Tokens, rollout_is_weights: Tensor | None) -> Tensor:
+    """The per-token objective times verl's rollout correction, where there is one."""
+    return term if rollout_is_weights is None else term * tokens.keep(rollout_is_weights)
+
+
+def ppo_term(tokens: Tokens, lower: Tensor, upper: Tensor, clip_ratio_c: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """The per-token objective of verl's `vanilla` loss between bounds that may differ by token, dual clip included.
+
+        r = exp(clamp(d)); min(r A, clip(r, lower, upper) A), and at least c A where A < 0
+
+    Dual clip: arXiv 1912.09729, equation 5.
+
+    Args:
+        tokens: the loss's inputs.
+        lower, upper: [B, T] or [], bounds of r.
+        clip_ratio_c: c > 1.
+
+    Returns:
+        [B, T] term; arguments `low`, `high` and `dual` of `clip_metrics`.
+    """
+    advantages = tokens.advantages
+    term, clipped = clipped_term(bounded_exp(tokens.log_ratio), advantages, lower, upper)
+    negative, floor = advantages < 0, clip_ratio_c * advantages
+    dual = negative & (term < floor)
+    # No term is clipped where the advantage is 0.
+    return torch.where(dual, floor, term), {"low": clipped & negative, "high": clipped & ~negative, "dual": dual}
+
+
+def clip_metrics(tokens: Tokens, low: Tensor, high: Tensor, dual: Tensor | None = None) -> dict[str, Tensor]:
+    """verl's own three metrics, and the clipped share at either bound; shares are of the valid tokens.
+
+    Args:
+        tokens: the loss's inputs.
+        low, high: how many tokens were clipped at the lower and the upper bound: any shape, summed.
+        dual: the same for the dual clip, where the method has one.
+    """
+    valid = tokens.mask.count_nonzero().clamp(min=1)
+    d = tokens.log_ratio.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    at_low, at_high = _total(low), _total(high)
+    return {
+        "actor/pg_clipfrac": (at_low + at_high) / valid,
+        "actor/ppo_kl": -d.sum() / valid,
+        "actor/pg_clipfrac_lower": d.new_zeros(()) if dual is None else _total(dual) / valid,
+        "actor/pg_clipfrac_low": at_low / valid,
+        "actor/pg_clipfrac_high": at_high / valid,
+    }
+
+
+def _total(counts: Tensor) -> Tensor:
+    # torch sums bools by way of a copy of eight bytes each, and counts them without.
+    return counts.count_nonzero() if counts.dtype == torch.bool else counts.sum()
+
+
+def aggregate(objective: Tensor, mask: Tensor, loss_agg_mode: str, batch: GlobalBatch) -> Tensor:
+    """The loss -J of a per-token objective: verl's `agg_loss`, with 0 where verl divides 0 by 0.
+
+    With n_i the valid tokens of row i, N = `batch_num_tokens` and G = `global_batch_size`:
+
+        token-mean                sum_it J_it / N
+        token-sum                 sum_it J_it
+        seq-mean-token-sum        sum_i (sum_t J_it) / G
+        seq-mean-token-sum-norm   the same, divided by `loss_scale_factor`, or by the width T where that is None
+        seq-mean-token-mean       sum_i (sum_t J_it / n_i) / G
+
+    each times -dp_size. Where N or G is None, the tokens or non-empty rows of this call stand for it.
+
+    Args:
+        objective: [B, T], 0 where the mask is 0.
+        mask: [B, T] bool.
+        loss_agg_mode: one of `AGGREGATIONS`.
+        batch: normalisers of the mini-batch.
+
+    Returns:
+        scalar, attached to the graph of `objective` even if every row is empty.
+
+    Raises:
+        ValueError: an unknown mode, or several ranks and no normaliser that they could share.
+    """
+    if loss_agg_mode == "token-sum":
+        return -objective.sum() * batch.dp_size
+    if loss_agg_mode == "token-mean":
+        count = _shared("batch_num_tokens", batch.batch_num_tokens, batch.dp_size)
+        # A rank may hold no token of a mini-batch, or a mini-batch none at all.
+        tokens = mask.sum().clamp(min=1) if count is None else count
+        return -_divide(objective.sum(), tokens) * batch.dp_size
+    if loss_agg_mode not in AGGREGATIONS:
+        raise ValueError(f"loss_agg_mode={loss_agg_mode!r} is not one of {', '.join(AGGREGATIONS)}")
+    row_objective = objective.sum(dim=-1)
+    if loss_agg_mode == "seq-mean-token-mean":
+        row_objective = row_objective / row_lengths(mask).clamp(min=1)
+    loss = row_mean_loss(row_objective, mask, batch)
+    if loss_agg_mode == "seq-mean-token-sum-norm":
+        scale = batch.loss_scale_factor
+        loss = loss / (max(mask.shape[-1], 1) if scale is None else scale)
+    return loss
+
+
+def row_mean_loss(row_objective: Tensor, mask: Tensor, batch: GlobalBatch) -> Tensor:
+    """-sum_i J_i / G * dp_size: verl's mean over the rows once each row has its J_i.
 
     Args:
         row_objective: [B], 0 for an empty row.
-        response_mask: [B, T] bool, used where `batch.global_batch_size` is None.
+        mask: [B, T] bool, used where `batch.global_batch_size` is None.
         batch: normalisers of the mini-batch.
 
     Returns:
@@ -93,15 +287,25 @@ def row_mean_loss(row_objective: Tensor, response_mask: Tensor, batch: GlobalBat
     Raises:
         ValueError: several ranks, and no global batch size that they could share.
     """
-    rows = batch.global_batch_size
-    if rows is None:
-        if batch.dp_size > 1:
-            raise ValueError(
-                f"global_batch_size is None with dp_size={batch.dp_size}: each rank would divide by its own "
-                "number of rows; put the mini-batch's row count into config.global_batch_info"
-            )
-        rows = response_mask.any(dim=-1).sum().clamp(min=1)
-    return -row_objective.sum() / rows * batch.dp_size
+    rows = _shared("global_batch_size", batch.global_batch_size, batch.dp_size)
+    count = row_lengths(mask).count_nonzero().clamp(min=1) if rows is None else rows
+    return -_divide(row_objective.sum(), count) * batch.dp_size
+
+
+def _shared(name: str, value: float | Tensor | None, dp_size: int) -> float | Tensor | None:
+    if value is None and dp_size > 1:
+        raise ValueError(
+            f"{name} is None with dp_size={dp_size}: each rank would divide by its own number; "
+            f"put the mini-batch's {name} into config.global_batch_info"
+        )
+    return value
+
+
+def _divide(total: Tensor, count: float | Tensor) -> Tensor:
+    """total / count, and 0 with the graph of `total` where the count is 0."""
+    if isinstance(count, Tensor):
+        return total / torch.where(count == 0, 1, count)
+    return total / (count or 1)
 
 
 def to_floats(metrics: Mapping[str, Tensor]) -> dict[str, float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,6 +37,7 @@ def espo_loss(
     *,
     old_entropy: Tensor | None = None,
     vocab_size: int | None = None,
+    group_ids: Tensor | None = None,
     grouping: str = "quantile",
     entropy_quantiles: Sequence[float] = (0.8,),
     entropy_thresholds: Sequence[float] = (),
@@ -64,6 +64,7 @@ def espo_loss(
         advantages, response_mask: [B, T]; the mask is bool or 0/1, and where it is 0 nothing else is read.
         old_entropy: [B, T] nats; needed unless the grouping is `sequence` or `token` and the clip `fixed`.
         vocab_size: size of the distribution behind the entropies; needed by `adaptive`.
+        group_ids: [B, T] long, what `group_ids()` gives for the same entropies and mask; made here if None.
         grouping, entropy_quantiles, entropy_thresholds: `quantile` or `threshold` cuts (in nats), see
             verl_ext.grouping; `sequence` or `token` for one group a row or a token.
         token_ratio, clip, alpha (>= 0): see above; clip_ratio_low, clip_ratio_high: widths of `fixed`.
@@ -84,103 +85,73 @@ def espo_loss(
         >>> round(loss.item(), 6)  # -(0.6/0.5 + 0.25/0.25) / 2
         -1.1
     """
-    _check_options(grouping, token_ratio, clip, loss_agg_mode)
-    _check_token_data(grouping, clip, old_entropy, vocab_size)
-    grp.check_same_shape(
-        old_log_prob=old_log_prob,
-        log_prob=log_prob,
-        advantages=advantages,
-        response_mask=response_mask,
-        old_entropy=old_entropy,
-        rollout_is_weights=rollout_is_weights,
+    common.check_options(
+        "espo",
+        grouping=(grouping, GROUPINGS),
+        token_ratio=(token_ratio, TOKEN_RATIOS),
+        clip=(clip, CLIPS),
+        loss_agg_mode=(loss_agg_mode, AGGREGATIONS),
     )
-    mask = response_mask.bool()
+    asked = f"espo with grouping={grouping}, clip={clip}"
+    common.check_given(asked, token_data(grouping, clip), old_entropy=old_entropy, vocab_size=vocab_size)
+    if clip == "adaptive" and vocab_size is not None and vocab_size < 2:
+        raise ValueError(f"espo divides entropies by log(vocab_size): {vocab_size=} must be at least 2")
     with common.full_precision(log_prob.device):
-        dtype = common.compute_dtype(log_prob, old_log_prob, advantages)
-        new, old, adv = (common.keep(x, mask, dtype) for x in (log_prob, old_log_prob, advantages))
-        entropy = None if old_entropy is None else common.keep(old_entropy.detach(), mask, dtype)
-        groups = _partition(grouping, mask, old_entropy, entropy_quantiles, entropy_thresholds)
-        d = new - old
-        ratio = _token_ratio(token_ratio, new, d, groups)
-        lower, upper = _bounds(clip, d, entropy, vocab_size, groups, alpha, clip_ratio_low, clip_ratio_high)
-        term, clipped = common.clipped_term(ratio, adv, lower, upper)
-        if rollout_is_weights is not None:
-            term = term * common.keep(rollout_is_weights, mask, dtype)
-        row_objective = (term * groups.weight(dtype)).sum(dim=-1)
-        loss = common.row_mean_loss(row_objective, mask, batch)
-        width = (upper - lower) / 2
-        metrics = _metrics(groups, mask, d.detach(), ratio.detach(), width, entropy, adv, clipped)
+        tokens = common.read_tokens(
+            old_log_prob,
+            log_prob,
+            advantages,
+            response_mask,
+            old_entropy=old_entropy,
+            group_ids=group_ids,
+            rollout_is_weights=rollout_is_weights,
+        )
+        if group_ids is None and old_entropy is not None:
+            group_ids = make_group_ids(old_entropy, tokens.mask, grouping, entropy_quantiles, entropy_thresholds)
+        groups = _partition(grouping, tokens.mask, group_ids, len(entropy_quantiles), len(entropy_thresholds))
+        entropy = None if old_entropy is None else groups.mean(tokens.keep(old_entropy))
+        group_ratio = common.bounded_exp(groups.mean(tokens.log_ratio.detach()))
+        lower, upper = _bounds(clip, group_ratio, entropy, vocab_size, alpha, clip_ratio_low, clip_ratio_high)
+        term, clipped = common.clipped_term(
+            _token_ratio(token_ratio, tokens, groups, group_ratio),
+            tokens.advantages,
+            groups.each(lower),
+            groups.each(upper),
+        )
+        objective = groups.mean_of_means(common.weighted(term, tokens, rollout_is_weights))
+        loss = common.row_mean_loss(objective, tokens.mask, batch)
+        means = {"ratio": _mean_ratio(token_ratio, tokens, groups, group_ratio), "eps": (upper - lower) / 2}
+        means |= {} if entropy is None else {"entropy": entropy}
+        metrics = _metrics(groups, tokens, means, clipped, pooled=grouping in ("sequence", "token"))
     return loss, metrics
 
 
-@dataclass(frozen=True)
-class _Groups:
-    """ids [B, T] in -1..count-1, and which `pooled` [B, T] group of the metrics a token belongs to."""
+def make_group_ids(
+    old_entropy: Tensor,
+    response_mask: Tensor,
+    grouping: str = "quantile",
+    entropy_quantiles: Sequence[float] = (0.8,),
+    entropy_thresholds: Sequence[float] = (),
+    **_: object,
+) -> Tensor | None:
+    """The entropy group of each token, [B, T] long, -1 outside the mask; None where the grouping has no need of it.
 
-    ids: Tensor
-    count: int
-    pooled: Tensor
-    pooled_count: int
-
-    def mean(self, values: Tensor) -> Tensor:
-        """[B, T] -> each token's group mean, [B, T]."""
-        return grp.per_token(grp.group_mean(values, self.ids, self.count), self.ids)
-
-    def weight(self, dtype: torch.dtype) -> Tensor:
-        """1 / (|groups of the row| |g|) for each valid token, [B, T], 0 elsewhere; a row sums to 1 or 0."""
-        size = grp.group_size(self.ids, self.count, dtype)
-        present = (size > 0).sum(dim=-1, keepdim=True)
-        return grp.per_token(1 / (size * present).clamp(min=1), self.ids)
-
-
-def _check_options(grouping: str, token_ratio: str, clip: str, loss_agg_mode: str) -> None:
-    options = (
-        ("grouping", grouping, GROUPINGS),
-        ("token_ratio", token_ratio, TOKEN_RATIOS),
-        ("clip", clip, CLIPS),
-        ("loss_agg_mode", loss_agg_mode, AGGREGATIONS),
-    )
-    faults = [
-        f"{name}={value!r} is not one of {', '.join(known)}" for name, value, known in options if value not in known
-    ]
-    if faults:
-        raise ValueError("espo: " + "; ".join(faults))
-
-
-def _check_token_data(grouping: str, clip: str, old_entropy: Tensor | None, vocab_size: int | None) -> None:
-    given = {"old_entropy": old_entropy, "vocab_size": vocab_size}
-    missing = [name for name in token_data(grouping, clip) if given[name] is None]
-    if missing:
-        raise ValueError(f"espo with grouping={grouping}, clip={clip} needs {' and '.join(missing)}")
-    if clip == "adaptive" and vocab_size is not None and vocab_size < 2:
-        raise ValueError(f"espo divides entropies by log(vocab_size): {vocab_size=} must be at least 2")
-
-
-def _partition(
-    grouping: str,
-    mask: Tensor,
-    old_entropy: Tensor | None,
-    quantiles: Sequence[float],
-    thresholds: Sequence[float],
-) -> _Groups:
-    whole_row = grp.sequence_groups(mask)
-    if grouping == "sequence":
-        return _Groups(whole_row, 1, whole_row, 1)
-    if grouping == "token":
-        return _Groups(grp.token_groups(mask), mask.shape[-1], whole_row, 1)
-    assert old_entropy is not None
+    Both the sort and the ids depend on the old policy alone, so they are made once, on the controller.
+    """
     if grouping == "quantile":
-        ids, count = grp.entropy_groups(old_entropy, mask, quantiles), len(quantiles) + 1
-    else:
-        ids, count = grp.threshold_groups(old_entropy, mask, thresholds), len(thresholds) + 1
-    return _Groups(ids, count, ids, count)
+        return grp.entropy_groups(old_entropy, response_mask, entropy_quantiles)
+    if grouping == "threshold":
+        return grp.threshold_groups(old_entropy, response_mask, entropy_thresholds)
+    return None
 
 
-def _token_ratio(token_ratio: str, log_prob: Tensor, d: Tensor, groups: _Groups) -> Tensor:
-    group_ratio = common.bounded_exp(groups.mean(d.detach()))
-    if token_ratio == "detached":
-        return group_ratio * (log_prob - log_prob.detach()).exp()
-    return group_ratio * common.bounded_exp(d)
+def _partition(grouping: str, mask: Tensor, group_ids: Tensor | None, quantiles: int, thresholds: int) -> grp.Groups:
+    if grouping == "sequence":
+        return grp.Groups(grp.sequence_groups(mask), mask, 1)
+    if grouping == "token":
+        return grp.Groups(grp.token_groups(mask), mask, mask.shape[-1])
+    assert group_ids is not None
+    return grp.Groups(group_ids, mask, (quantiles if grouping == "quantile" else thresholds) + 1)
 
 
 def _bounds(
@@ -188,55 +159,54 @@ def _bounds(
     like: Tensor,
     entropy: Tensor | None,
     vocab_size: int | None,
-    groups: _Groups,
     alpha: float,
     low: float,
     high: float,
 ) -> tuple[Tensor, Tensor]:
-    """Least and greatest ratio of each token, [B, T] each, in the dtype of `like`."""
+    """Least and greatest ratio of each group, [B, K] each, from its mean entropy; in the dtype of `like` [B, K]."""
     if clip == "fixed":
         return torch.full_like(like, 1 - low), torch.full_like(like, 1 + high)
     assert entropy is not None
     assert vocab_size is not None
-    width = alpha * groups.mean(entropy) / math.log(vocab_size)
+    width = alpha * entropy / math.log(vocab_size)
     return 1 - width, 1 + width
 
 
-def _metrics(
-    groups: _Groups,
-    mask: Tensor,
-    d: Tensor,
-    ratio: Tensor,
-    width: Tensor,
-    entropy: Tensor | None,
-    advantages: Tensor,
-    clipped: Tensor,
-) -> dict[str, float]:
-    """Token-weighted means over the valid tokens of this call, per pooled group and over all of them."""
-    columns = {
-        "ratio": ratio,
-        "eps": width,
-        "clip_low": (clipped & (advantages < 0)).to(d.dtype),
-        "clip_high": (clipped & (advantages > 0)).to(d.dtype),
-    }
-    if entropy is not None:
-        columns["entropy"] = entropy
-    stacked = torch.stack([column.flatten() for column in columns.values()])  # 0 or unread behind the mask
-    flat = groups.pooled.flatten().expand_as(stacked)
-    means = grp.group_mean(stacked, flat, groups.pooled_count)
-    valid = mask.sum().clamp(min=1)
-    sizes = grp.group_size(flat[:1], groups.pooled_count, d.dtype)[0]
-    share = sizes / valid
+def _token_ratio(token_ratio: str, tokens: common.Tokens, groups: grp.Groups, group_ratio: Tensor) -> Tensor:
+    """r, [B, T]."""
+    d = tokens.log_ratio
+    if token_ratio == "old":
+        return groups.each(group_ratio) * common.bounded_exp(d)
+    return groups.each(group_ratio) * (1 + (d - d.detach()))  # 1 + x has the value and the slope of exp(x) at 0
 
-    metrics = {
-        "actor/pg_clipfrac": clipped.sum() / valid,
-        "actor/ppo_kl": -d.clamp(-common.MAX_LOG_RATIO, common.MAX_LOG_RATIO).sum() / valid,
-        "actor/pg_clipfrac_lower": d.new_zeros(()),  # verl's name for dual clip, which ESPO does not have
-        "actor/pg_clipfrac_low": columns["clip_low"].sum() / valid,
-        "actor/pg_clipfrac_high": columns["clip_high"].sum() / valid,
-    }
-    for k in range(groups.pooled_count):
-        for row, name in enumerate(columns):
-            metrics[f"actor/espo/group{k}/{name}"] = means[row, k]
-        metrics[f"actor/espo/group{k}/tokens"] = share[k]
+
+def _mean_ratio(token_ratio: str, tokens: common.Tokens, groups: grp.Groups, group_ratio: Tensor) -> Tensor:
+    """Mean of r over each group, [B, K]."""
+    if token_ratio == "old":
+        return group_ratio * groups.mean(common.bounded_exp(tokens.log_ratio.detach()))
+    return group_ratio
+
+
+def _metrics(
+    groups: grp.Groups, tokens: common.Tokens, means: dict[str, Tensor], clipped: Tensor, pooled: bool
+) -> dict[str, float]:
+    """Token-weighted means over the valid tokens of this call, per group, or over all groups if `pooled`.
+
+    Args:
+        groups, tokens: the loss's inputs.
+        means: [B, K] each, means over the tokens of a group.
+        clipped: [B, T] bool.
+        pooled: whether the metrics take all groups as one.
+    """
+    low = groups.tally(clipped & (tokens.advantages < 0))
+    high = groups.tally(clipped) - low  # no token is clipped where the advantage is 0
+    sums = {name: mean * groups.size for name, mean in means.items()} | {"clip_low": low, "clip_high": high}
+    rows = (0, 1) if pooled else (0,)
+    size = groups.size.sum(dim=rows).view(-1)
+    columns = {name: total.sum(dim=rows).view(-1) / size.clamp(min=1) for name, total in sums.items()}
+    columns["tokens"] = size / tokens.mask.count_nonzero().clamp(min=1)
+
+    metrics = common.clip_metrics(tokens, low=low, high=high)
+    for name, column in columns.items():
+        metrics |= {f"actor/espo/group{k}/{name}": value for k, value in enumerate(column.unbind())}
     return common.to_floats(metrics)

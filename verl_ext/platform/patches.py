@@ -68,6 +68,20 @@ def register_fsdp_engines(engine: ModuleType) -> None:
                 EngineRegistry.register(model_type=model_type, backend=backend, device="cpu")(found)
 
 
+def offload_nothing(engine: ModuleType) -> None:
+    """Leave a forward-only engine's weights where they are: they are in main memory, and none of it can be pinned."""
+
+    def no_policy(pin_memory: bool = True) -> None:
+        return None
+
+    engine.CPUOffloadPolicy = no_policy  # type: ignore[attr-defined]
+
+
+def prepare_fsdp_engines(engine: ModuleType) -> None:
+    register_fsdp_engines(engine)
+    offload_nothing(engine)
+
+
 def return_collective_results(server: ModuleType) -> None:
     """Hand back what the workers answered: the weight fingerprints travel this way."""
     cls = server.vLLMHttpServer
@@ -126,9 +140,9 @@ PATCHES = (
     ),
     Patch(
         "verl.workers.engine.fsdp.transformer_impl",
-        "verl/workers/engine/fsdp/transformer_impl.py:1143, 1594",
-        "the engines are registered for cuda and npu only",
-        register_fsdp_engines,
+        "verl/workers/engine/fsdp/transformer_impl.py:462, 1143, 1594",
+        "the engines are registered for cuda and npu only, and a reference policy is offloaded to pinned memory",
+        prepare_fsdp_engines,
     ),
     Patch(
         "verl.workers.rollout.vllm_rollout.vllm_async_server",
