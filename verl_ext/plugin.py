@@ -13,10 +13,31 @@ from typing import Any
 
 from torch import Tensor
 
+from verl_ext import segments
+from verl_ext.advantages.entropy_bonus import entropy_bonus_advantage
+from verl_ext.advantages.erpo import erpo_advantage
 from verl_ext.advantages.espo import espo_advantage
+from verl_ext.advantages.gtpo import grpo_s_advantage, gtpo_advantage
 from verl_ext.context import current_context, require
-from verl_ext.losses import espo
+from verl_ext.losses import dcpo, espo, grpo_s, high_entropy, sspo, steer, tepo
 from verl_ext.losses.common import GlobalBatch
+
+
+@dataclass(frozen=True)
+class PreparationData:
+    """What the controller hands to `PolicyLoss.prepare`, all rows of the batch.
+
+    Attributes:
+        responses: [B, T] long, token ids.
+        response_mask: [B, T] bool, after verl's rollout correction.
+        old_entropy: [B, T] float or None, nats.
+        tokenizer: the model's Hugging Face tokenizer.
+    """
+
+    responses: Tensor
+    response_mask: Tensor
+    old_entropy: Tensor | None
+    tokenizer: Any
 
 
 @dataclass(frozen=True)
@@ -58,9 +79,19 @@ class PolicyLoss(Method):
 
     Attributes:
         aggregations: values of `actor.loss_agg_mode` that the method can honour.
+        settings: keys of verl's actor configuration that the implementation takes.
+        prepares: field of `TokenContext` that is computed once, on the controller, and sent to the workers.
+        prepare: computes it, `(PreparationData, **hyper) -> [B, T] or None`; None sends nothing.
+        controller_keys: hyper-parameters that only `prepare` takes.
+        exempt: property of the conformance battery -> why the method's own equation excludes it; at most three.
     """
 
     aggregations: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ("clip_ratio_low", "clip_ratio_high")
+    prepares: str | None = None
+    prepare: Callable[..., Tensor | None] | None = field(default=None, repr=False)
+    controller_keys: tuple[str, ...] = ()
+    exempt: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __call__(
         self,
@@ -76,20 +107,25 @@ class PolicyLoss(Method):
             raise ValueError(f"`{self.name}` needs verl's actor configuration in `config`")
         self.check_aggregation(loss_agg_mode)
         hyper = self.resolve(config.policy_loss)
-        low, high = clip_range(config)
+        read = {name: value for name, value in hyper.items() if name not in self.controller_keys}
         return self.implementation(
             old_log_prob,
             log_prob,
             advantages,
             response_mask,
-            clip_ratio_low=low,
-            clip_ratio_high=high,
             loss_agg_mode=loss_agg_mode,
             batch=GlobalBatch(**(getattr(config, "global_batch_info", None) or {})),
             rollout_is_weights=rollout_is_weights,
+            **self.settings_of(config),
             **self.token_data(hyper),
-            **hyper,
+            **read,
         )
+
+    def settings_of(self, actor: Any) -> dict[str, Any]:
+        """The values of `settings` in verl's actor configuration."""
+        low, high = clip_range(actor)
+        found = {"clip_ratio_low": low, "clip_ratio_high": high}
+        return {name: found[name] if name in found else actor.get(name) for name in self.settings}
 
     def check_aggregation(self, loss_agg_mode: str) -> None:
         """ValueError where the method has no meaning under this aggregation."""
@@ -140,6 +176,22 @@ class Estimator(Method):
         return self.config_type()(**given).resolved()
 
 
+def _entropy_groups(data: PreparationData, **hyper: Any) -> Tensor | None:
+    if data.old_entropy is None:
+        return None
+    return espo.make_group_ids(data.old_entropy, data.response_mask, **hyper)
+
+
+def _high_entropy_groups(data: PreparationData, **hyper: Any) -> Tensor | None:
+    if data.old_entropy is None:
+        return None
+    return high_entropy.batch_groups(data.old_entropy, data.response_mask, **hyper)
+
+
+def _segments(data: PreparationData, *, delimiter: str, **_: Any) -> Tensor:
+    return segments.segment_table(data.tokenizer, delimiter).ids(data.responses, data.response_mask)
+
+
 POLICY_LOSSES: dict[str, PolicyLoss] = {
     loss.name: loss
     for loss in (
@@ -149,9 +201,86 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
             config_class="ESPOLossConfig",
             title="Entropy Importance Sampling Policy Optimization",
             arxiv="2512.00499",
-            reads=("old_entropy", "vocab_size"),
+            reads=("old_entropy", "vocab_size", "group_ids"),
             needs=espo.token_data,
             aggregations=espo.AGGREGATIONS,
+            prepares="group_ids",
+            prepare=_entropy_groups,
+        ),
+        PolicyLoss(
+            name="sspo",
+            implementation=sspo.sspo_loss,
+            config_class="SSPOLossConfig",
+            title="Subsentence-level Policy Optimization",
+            arxiv="2511.04256",
+            reads=("segment_ids", "old_entropy"),
+            needs=sspo.token_data,
+            aggregations=sspo.AGGREGATIONS,
+            prepares="segment_ids",
+            prepare=_segments,
+            controller_keys=("delimiter",),
+        ),
+        PolicyLoss(
+            name="tepo",
+            implementation=tepo.tepo_loss,
+            config_class="TEPOLossConfig",
+            title="Token-Level Policy Optimization",
+            arxiv="2604.12736",
+            reads=("entropy", "old_entropy"),
+            needs=tepo.token_data,
+            aggregations=tepo.AGGREGATIONS,
+        ),
+        PolicyLoss(
+            name="steer",
+            implementation=steer.steer_loss,
+            config_class="STEERLossConfig",
+            title="Token weights by entropy change (STEER)",
+            arxiv="2510.10150",
+            reads=("entropy",),
+            needs=lambda **_: ("entropy",),
+            aggregations=steer.AGGREGATIONS,
+            settings=("clip_ratio_low", "clip_ratio_high", "clip_ratio_c"),
+        ),
+        PolicyLoss(
+            name="dcpo",
+            implementation=dcpo.dcpo_loss,
+            config_class="DCPOLossConfig",
+            title="Dynamic Clipping Policy Optimization",
+            arxiv="2509.02333",
+            reads=(),
+            needs=lambda **_: (),
+            aggregations=dcpo.AGGREGATIONS,
+        ),
+        PolicyLoss(
+            name="high_entropy",
+            implementation=high_entropy.high_entropy_loss,
+            config_class="HighEntropyLossConfig",
+            title="Beyond the 80/20 Rule",
+            arxiv="2506.01939",
+            reads=("entropy", "group_ids"),
+            needs=high_entropy.token_data,
+            aggregations=high_entropy.AGGREGATIONS,
+            settings=("clip_ratio_low", "clip_ratio_high", "clip_ratio_c"),
+            prepares="group_ids",
+            prepare=_high_entropy_groups,
+            exempt={
+                "on_policy": "equation 6 drops the tokens of lower entropy and weights the others up",
+                "sign[scope=batch]": "equation 6 may drop every token of a row: its threshold is the batch's",
+            },
+        ),
+        PolicyLoss(
+            name="grpo_s",
+            implementation=grpo_s.grpo_s_loss,
+            config_class="GRPOSLossConfig",
+            title="GTPO and GRPO-S",
+            arxiv="2508.04349",
+            reads=(),
+            needs=lambda **_: (),
+            aggregations=grpo_s.AGGREGATIONS,
+            exempt={
+                "on_policy[advantages=token]": "equation 10 has one advantage a sequence",
+                "sign[advantages=token]": "equation 10 has one advantage a sequence",
+            },
         ),
     )
 }
@@ -167,6 +296,42 @@ ESTIMATORS: dict[str, Estimator] = {
             arxiv="2512.00499",
             reads=("verified",),
             needs=lambda **_: ("verified",),
+        ),
+        Estimator(
+            name="erpo",
+            implementation=erpo_advantage,
+            config_class="ERPOAdvantageConfig",
+            title="Token-Level Entropy-Regulated Policy Optimization",
+            arxiv="2603.28204",
+            reads=("old_entropy", "old_log_prob", "ref_log_prob"),
+            needs=lambda **_: ("old_entropy", "old_log_prob", "ref_log_prob"),
+        ),
+        Estimator(
+            name="entropy_bonus",
+            implementation=entropy_bonus_advantage,
+            config_class="EntropyBonusAdvantageConfig",
+            title="Reasoning with Exploration: An Entropy Perspective",
+            arxiv="2506.14758",
+            reads=("old_entropy",),
+            needs=lambda **_: ("old_entropy",),
+        ),
+        Estimator(
+            name="gtpo",
+            implementation=gtpo_advantage,
+            config_class="GTPOAdvantageConfig",
+            title="GTPO and GRPO-S",
+            arxiv="2508.04349",
+            reads=("old_entropy",),
+            needs=lambda **_: ("old_entropy",),
+        ),
+        Estimator(
+            name="grpo_s",
+            implementation=grpo_s_advantage,
+            config_class="GRPOSAdvantageConfig",
+            title="GTPO and GRPO-S",
+            arxiv="2508.04349",
+            reads=("old_entropy",),
+            needs=lambda **_: ("old_entropy",),
         ),
     )
 }
@@ -214,5 +379,6 @@ def resolved_hyper_parameters(name: str, actor: Any) -> dict[str, Any]:
     """
     low, high = clip_range(actor)
     common = {"clip_ratio_low": low, "clip_ratio_high": high, "loss_agg_mode": actor.loss_agg_mode}
-    own = POLICY_LOSSES[name].resolve(actor.policy_loss) if name in POLICY_LOSSES else {}
+    method = POLICY_LOSSES.get(name)
+    own = {**method.resolve(actor.policy_loss), **method.settings_of(actor)} if method else {}
     return {**own, **common}
