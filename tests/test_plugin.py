@@ -3,7 +3,9 @@
 import doctest
 import inspect
 import json
+import pkgutil
 from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,10 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo import core_algos
 
 from tests.losses.batches import VOCAB, actor_config, random_batch
-from verl_ext import context, grouping, plugin, register
-from verl_ext.advantages import entropy_bonus, erpo, gtpo
-from verl_ext.advantages import espo as espo_advantage_module
+from verl_ext import advantages, losses, plugin, register
 from verl_ext.config import ESPOLossConfig
 from verl_ext.context import MissingTokenData, TokenContext, token_context
-from verl_ext.losses import common, dcpo, grpo_s, high_entropy, kl, steer, tepo
-from verl_ext.losses import espo as espo_module
-from verl_ext.losses.common import GlobalBatch
+from verl_ext.losses.common import AGGREGATIONS, GlobalBatch
 from verl_ext.losses.espo import espo_loss
 
 LOSSES, ESTIMATORS = core_algos.POLICY_LOSS_REGISTRY, core_algos.ADV_ESTIMATOR_REGISTRY
@@ -74,7 +72,7 @@ def test_contract_aggregation() -> None:
     source = inspect.getsource(verl_losses.ppo_loss)
     assert all(f'global_batch_info["{name}"]' in source for name in extra)
     # The values are compared in tests/losses/test_common.py.
-    assert all(f'"{mode}"' in inspect.getsource(core_algos.agg_loss) for mode in common.AGGREGATIONS)
+    assert all(f'"{mode}"' in inspect.getsource(core_algos.agg_loss) for mode in AGGREGATIONS)
 
 
 def test_contract_estimator_call() -> None:
@@ -201,15 +199,22 @@ def test_estimator_faults() -> None:
         estimate(None, verified=None)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *(context, grouping, common, espo_module, dcpo, grpo_s, high_entropy, kl, steer, tepo),
-        *(espo_advantage_module, entropy_bonus, erpo, gtpo),
-    ],
-)
-def test_examples_in_docstrings(module: Any) -> None:
-    assert doctest.testmod(module).failed == 0
+MODULES = [
+    f"{package.__name__}.{found.name}"
+    for package in (losses, advantages)
+    for found in pkgutil.iter_modules(package.__path__)
+]
+TOOLS = ["verl_ext.context", "verl_ext.grouping", "verl_ext.segments", "verl_ext.vocabulary"]
+
+
+@pytest.mark.parametrize("name", [*MODULES, *TOOLS])
+def test_examples_in_docstrings(name: str) -> None:
+    """With `test_every_entry_is_complete`, which asks for an example of each method."""
+    assert doctest.testmod(import_module(name)).failed == 0
+
+
+def test_the_modules_of_the_examples_are_found() -> None:
+    assert {"verl_ext.losses.espo", "verl_ext.losses.sspo", "verl_ext.advantages.erpo"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("method", [*plugin.POLICY_LOSSES.values(), *plugin.ESTIMATORS.values()], ids=lambda m: m.name)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from verl_ext import segments
+from verl_ext import vocabulary
 from verl_ext.demo.models import build_tokenizer, byte_symbols
 from verl_ext.segments import SegmentTable, segment_ids, segment_table, vocab_text
 
@@ -394,4 +394,4 @@ def test_other_kinds_are_asked_to_decode() -> None:
 
 def test_the_library_names_bytes_as_this_project_does() -> None:
     """One table is derived from the `tokenizers` library, the other written out from GPT-2's rule."""
-    assert segments._byte_symbols() == {symbol: byte for byte, symbol in enumerate(byte_symbols())}
+    assert vocabulary._byte_symbols() == {symbol: byte for byte, symbol in enumerate(byte_symbols())}
