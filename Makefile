@@ -11,6 +11,7 @@ MODEL ?= tiny_dense
 STEPS ?=
 SEED  ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 # A PYTHONPATH or a user site from outside would put other versions in front of the pinned ones.
 unexport PYTHONPATH
@@ -30,7 +31,10 @@ COMPILE := $(UV) pip compile -q --no-config --python $(BIN)/python --python-vers
 	--no-header --no-annotate --no-emit-find-links --no-emit-index-url
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--index $(TORCH_INDEX) --index-strategy unsafe-best-match)
 
-.PHONY: help setup demo test test-fast test-all lint format check-lock lock lock-cpu lock-gpu clean
+# For benchmarks: glibc keeps what was freed. Otherwise, by the luck of the heap, half a loss's time is page faults.
+STEADY := MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
+
+.PHONY: help setup demo test test-fast test-all bench lint format check-lock lock lock-cpu lock-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -64,6 +68,10 @@ test-fast: $(STAMP) ## no Ray and no trainer, under two minutes
 
 test-all: lint check-lock ## everything, fault injection and long runs included
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(STAMP) ## time and memory against verl, on idle cores; fails if a limit is missed (BENCH_ARGS=...)
+	$(STEADY) $(BIN)/python -m pytest benchmarks -q --benchmark-columns=median,iqr,min,rounds --benchmark-sort=name $(PYTEST_ARGS)
+	$(STEADY) $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -60,6 +60,56 @@ def assets(
 
 
 @app.command()
+def losses(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """List every loss and estimator: paper, token data it needs, hyper-parameters with defaults and ranges."""
+    import json
+
+    from rich.console import Console
+
+    from verl_ext import catalogue
+
+    if as_json:
+        typer.echo(json.dumps(catalogue.entries(), indent=2))
+    else:
+        catalogue.show(Console())
+
+
+@app.command()
+def conformance(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Losses or estimators in verl's registry; all by default.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="losses, estimators or all.")] = "all",
+    properties: Annotated[
+        list[str] | None, typer.Option("--property", help="Test this column only; repeatable.")
+    ] = None,
+    imports: Annotated[
+        list[str] | None, typer.Option("--import", help="Module or .py file that registers your method; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Tables for a page.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same cases.")] = 0,
+    examples: Annotated[int, typer.Option(min=1, help="Cases for each cell; options and some columns add more.")] = 30,
+    replay: Annotated[Path | None, typer.Option(help="Run only the case in this file.")] = None,
+    out: Annotated[Path, typer.Option(help="Where failing cases are written.")] = Path("outputs/conformance"),
+) -> None:
+    """Put losses and estimators, verl's, ours or yours, through properties that any of them should have.
+
+    The exit status is 1 if a method that you named fails a cell; if you name none, 1 if one of verl_ext's own does.
+    """
+    from verl_ext.conformance.command import Request, console, run, run_again
+
+    output = "json" if as_json else "markdown" if as_markdown else "table"
+    request = Request(names or (), kind, properties or (), imports or (), output, seed, examples, out)
+    try:
+        raise typer.Exit(run(request, console()) if replay is None else run_again(replay, request, console()))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
 def doctor() -> None:
     """Compare this environment with the tested one and check that the plugin loads."""
     from rich.console import Console

@@ -83,7 +83,8 @@ class PolicyLoss(Method):
         prepares: field of `TokenContext` that is computed once, on the controller, and sent to the workers.
         prepare: computes it, `(PreparationData, **hyper) -> [B, T] or None`; None sends nothing.
         controller_keys: hyper-parameters that only `prepare` takes.
-        exempt: property of the conformance battery -> why the method's own equation excludes it; at most three.
+        exempt: property of the conformance battery, with or without the options concerned -> why the method's own
+            equation excludes it; see verl_ext.conformance.exemptions. At most three properties.
     """
 
     aggregations: tuple[str, ...] = ()
@@ -206,6 +207,9 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
             aggregations=espo.AGGREGATIONS,
             prepares="group_ids",
             prepare=_entropy_groups,
+            exempt={
+                "on_policy[grouping=quantile|threshold]": "section 3.2 weighs groups equally, whatever their size",
+            },
         ),
         PolicyLoss(
             name="sspo",
@@ -219,6 +223,10 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
             prepares="segment_ids",
             prepare=_segments,
             controller_keys=("delimiter",),
+            exempt={
+                "on_policy[advantages=token]": "equation 16 has one advantage a segment",
+                "sign[advantages=token]": "equation 16 has one advantage a segment",
+            },
         ),
         PolicyLoss(
             name="tepo",
@@ -229,6 +237,13 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
             reads=("entropy", "old_entropy"),
             needs=tepo.token_data,
             aggregations=tepo.AGGREGATIONS,
+            exempt={
+                "on_policy[ratio=prefix]": "the ratio of table 5 hands an advantage on to the tokens before it",
+                "on_policy[ratio=sequence,advantages=token]": "equation 4 spreads each advantage over the row",
+                "on_policy[kl_type=kl|k1]": "this estimate of the KL has a gradient where the policies are equal",
+                "sign[ratio=sequence|prefix,advantages=token]": "equation 4 spreads each advantage over the row",
+                "sign[kl_type=kl|k1]": "this estimate of the KL has a gradient where the policies are equal",
+            },
         ),
         PolicyLoss(
             name="steer",
@@ -240,6 +255,10 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
             needs=lambda **_: ("entropy",),
             aggregations=steer.AGGREGATIONS,
             settings=("clip_ratio_low", "clip_ratio_high", "clip_ratio_c"),
+            exempt={
+                "micro_batches[scope=micro_batch]": "its authors scale by the greatest |Omega| of the micro-batch",
+                "on_policy": "its weights are not 1 on-policy",
+            },
         ),
         PolicyLoss(
             name="dcpo",

@@ -87,9 +87,7 @@ def test_rollout_and_actor_agree_at_every_step(finished) -> None:
 
 def test_crashed_gradings_become_padding_rows_without_influence(dense) -> None:
     """The reward crashes for some responses; verl fills their places with rows whose mask is all zero."""
-    rows = [
-        row for record in dense.step(0) for row in zip(record["response_mask"], record["advantages"], strict=True)
-    ]
+    rows = [row for record in dense.step(0) for row in zip(record["response_mask"], record["advantages"], strict=True)]
     padding = [advantages for mask, advantages in rows if not mask.any()]
     assert padding, "no grading crashed; the test's reward should make some"
     assert all(float(advantages.abs().max()) == 0 for advantages in padding)

@@ -60,7 +60,10 @@ UPSTREAM: dict[str, tuple[list[str], list[str]]] = {
     ),
     "verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_fsdp_module": (
         ["self", "module"],
-        ["if self.engine_config.offload_policy or self.engine_config.forward_only:", "CPUOffloadPolicy(pin_memory=True)"],
+        [
+            "if self.engine_config.offload_policy or self.engine_config.forward_only:",
+            "CPUOffloadPolicy(pin_memory=True)",
+        ],
     ),
     "verl.workers.engine.base:EngineRegistry.register": (["model_type", "backend", "device"], []),
     f"{ROLLOUT}.vllm_async_server:vLLMHttpServer.collective_rpc": (
