@@ -10,8 +10,8 @@ from torch import Tensor
 
 from verl_ext.conformance.batches import MASK, Batch, in_words
 from verl_ext.conformance.cases import EXTREME, Case, Recipe
-from verl_ext.conformance.properties import Table, Violation, expect, same, same_gradient, same_value
-from verl_ext.conformance.subjects import Loss, Result, in_one_line
+from verl_ext.conformance.properties import Result, Table, Violation, expect, same, same_gradient, same_value
+from verl_ext.conformance.subjects import Loss, in_one_line
 
 LOSS_PROPERTIES = Table()
 

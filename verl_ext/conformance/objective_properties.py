@@ -10,8 +10,8 @@ from torch import Tensor
 from verl_ext.conformance.batch_properties import LOSS_PROPERTIES
 from verl_ext.conformance.batches import WEIGHTS, Batch, in_words
 from verl_ext.conformance.cases import NONE, Case, Recipe
-from verl_ext.conformance.properties import close, expect, same, same_gradient, same_value, terms
-from verl_ext.conformance.subjects import MODES, Loss, Refused, Result
+from verl_ext.conformance.properties import Result, close, expect, same, same_gradient, same_value, terms
+from verl_ext.conformance.subjects import MODES, Loss, Refused
 
 LEVELS = ("row", "token")
 

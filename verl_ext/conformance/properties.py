@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,27 @@ from verl_ext.conformance.batches import in_words
 RELATIVE, ABSOLUTE = 1e-4, 2e-5
 # Part of `ABSOLUTE` for terms that cancel; the greatest weight of a token is 1, and means have much smaller ones.
 CANCELLED = 0.25
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one call gave.
+
+    Attributes:
+        value: the loss.
+        gradient: [B, T], of `log_prob`; 0 where no path leads to it.
+        metrics: as the loss returned them.
+        attached: whether the loss has a graph, without which verl's `backward` raises.
+        advantages: [B, T], 0 behind the mask: the scale of the loss's terms.
+        others: gradients of the further tensors that were asked for, None where no path leads to one.
+    """
+
+    value: Tensor
+    gradient: Tensor
+    metrics: Any
+    attached: bool
+    advantages: Tensor
+    others: dict[str, Tensor | None]
 
 
 class Violation(Exception):
@@ -72,15 +93,7 @@ def close(got: Tensor, wanted: Tensor, scale: float | Tensor) -> bool:
     return bool(((got - wanted).abs() <= RELATIVE * torch.maximum(got.abs(), wanted.abs()) + ABSOLUTE * scale).all())
 
 
-class Outcome(Protocol):
-    """What a call gave, as far as comparisons need it."""
-
-    value: Tensor
-    gradient: Tensor
-    advantages: Tensor
-
-
-def terms(outcome: Outcome, factor: float) -> Tensor:
+def terms(outcome: Result, factor: float) -> Tensor:
     """The size of the terms that a loss is a sum of, if it and its gradient are to be multiplied by `factor`."""
     # Gradients may cancel to 0 where the terms do not, as those of a row whose advantages sum to 0.
     gradient = outcome.gradient.detach().double().nan_to_num(0, 0, 0).abs().sum()
@@ -88,7 +101,7 @@ def terms(outcome: Outcome, factor: float) -> Tensor:
     return 10 * factor * gradient + CANCELLED * outcome.advantages.double().abs().sum()
 
 
-def same_value(where: str, got: Tensor, outcome: Outcome, factor: float = 1.0) -> None:
+def same_value(where: str, got: Tensor, outcome: Result, factor: float = 1.0) -> None:
     """Raise `Violation` unless a value of the loss is, up to rounding, `factor` times that of an outcome."""
     wanted = factor * outcome.value
     if not close(got, wanted, terms(outcome, factor)):
@@ -102,7 +115,7 @@ def same_gradient(where: str, got: Tensor, wanted: Tensor, advantages: Tensor) -
         raise Violation(f"{where}: the gradient is {in_words(got)} instead of {in_words(wanted)}")
 
 
-def same(where: str, got: Outcome, wanted: Outcome, factor: float = 1.0) -> None:
+def same(where: str, got: Result, wanted: Result, factor: float = 1.0) -> None:
     """Raise `Violation` unless value and gradient are, up to rounding, `factor` times those of an outcome."""
     same_value(where, got.value, wanted, factor)
     same_gradient(where, got.gradient, factor * wanted.gradient, wanted.advantages)

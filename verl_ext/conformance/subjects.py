@@ -19,6 +19,7 @@ from verl_ext.conformance.batches import ARGUMENTS, VOCAB, WEIGHTS, Batch
 from verl_ext.conformance.cases import Case, Recipe, cases, plain_batch
 from verl_ext.conformance.declared import declaration_of
 from verl_ext.conformance.options import Variant, chosen_variants, declaration_of_ours, variants
+from verl_ext.conformance.properties import Result
 from verl_ext.context import TokenContext, token_context
 
 MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
@@ -40,27 +41,6 @@ class Stratum:
     def facts(self) -> dict[str, Any]:
         """What is known of these cases."""
         return {**self.variant, "loss_agg_mode": self.mode}
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one call gave.
-
-    Attributes:
-        value: the loss.
-        gradient: [B, T], of `log_prob`; 0 where no path leads to it.
-        metrics: as the loss returned them.
-        attached: whether the loss has a graph, without which verl's `backward` raises.
-        advantages: [B, T], 0 behind the mask: the scale of the loss's terms.
-        others: gradients of the further tensors that were asked for, None where no path leads to one.
-    """
-
-    value: Tensor
-    gradient: Tensor
-    metrics: Any
-    attached: bool
-    advantages: Tensor
-    others: dict[str, Tensor | None]
 
 
 class Loss:
