@@ -401,6 +401,9 @@ class DividesRounding(CorrectEstimator):
 
 
 class DividesByNoDegreesOfFreedom(CorrectEstimator):
+    def counts(self, mask: Tensor) -> bool:
+        return True  # or a masked row would leave another one alone
+
     def scored(self, rewards: Tensor) -> Tensor:
         return super().scored(rewards) if len(rewards) > 1 else rewards / 0
 

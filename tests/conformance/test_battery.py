@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.specimens import CorrectEstimator, CorrectLoss
-from verl_ext.conformance import batches, declared, exemptions, tracing
+from verl_ext.conformance import batches, declared, estimators, exemptions, tracing
 from verl_ext.conformance.batches import MASK, Batch, from_lists, in_words, to_lists
 from verl_ext.conformance.battery import examine, verdict
 from verl_ext.conformance.cases import EXTREME, MAX_TOKENS, WIDE, Case, Recipe, decode, plain_batch
 from verl_ext.conformance.declared import Declaration
-from verl_ext.conformance.estimators import Estimator, Rows
+from verl_ext.conformance.estimators import PROMPT, REWARDS, Estimator, Rows
 from verl_ext.conformance.exemptions import Exemptions, parse
 from verl_ext.conformance.options import chosen_variants, variants
 from verl_ext.conformance.properties import Property, close, expect
@@ -53,6 +53,16 @@ def test_batches_are_what_a_model_could_give(
         steps = ids[valid].diff()
         assert ((steps == 0) | (steps == 1)).all()
         assert not len(ids[valid]) or ids[valid][0] == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.binary(min_size=20, max_size=20), min_size=1, max_size=8), st.booleans(), st.booleans())
+def test_batches_of_estimators(rows: list[bytes], equal: bool, singletons: bool) -> None:
+    batch = estimators.decode(rows, 4, Rows(equal_rewards=equal, singletons=singletons))
+    assert batch.mask.sum() >= 2  # verl's whitening raises on fewer
+    prompts, rewards = batch[PROMPT][:, 0].tolist(), batch[REWARDS].sum(dim=-1).tolist()
+    assert not singletons or len(set(prompts)) == len(prompts)
+    assert not equal or len(set(zip(prompts, rewards, strict=True))) == len(set(prompts))
 
 
 def test_the_shortest_bytes_are_the_plainest_batch() -> None:

@@ -12,7 +12,7 @@ from verl_ext.conformance.registry import KINDS, subjects
 COLUMNS = KINDS["estimator"].columns
 
 
-def failing(estimator: Any, examples: int = 12) -> dict[str, str]:
+def failing(estimator: Any, examples: int = 16) -> dict[str, str]:
     subject = estimator if isinstance(estimator, Estimator) else Estimator("specimen", estimator)
     assert subject.skip == ""
     found = {key: examine(subject, prop, examples) for key, prop in COLUMNS.items()}
