@@ -360,3 +360,14 @@ def test_faults_say_what_and_what_instead(options: Any, words: list[str]) -> Non
         run(random_batch(0, 2, 5, drift=0.1), **options)
     for word in words:
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("bad", [-1, 2])
+def test_a_valid_token_without_a_group_is_an_error(bad: int) -> None:
+    """Otherwise it would be left out of the objective without a word; behind the mask any id will do."""
+    batch = golden()
+    ids = torch.tensor([[0, 0, 0, 0, 1], [0, 0, 7, -1, 7]])
+    run(batch, group_ids=ids, **GOLDEN_OPTIONS)
+    ids[0, 2] = bad
+    with pytest.raises(ValueError, match="1 valid tokens have a group id outside the groups"):
+        run(batch, group_ids=ids, **GOLDEN_OPTIONS)

@@ -76,7 +76,8 @@ def espo_loss(
         scalar loss on the graph; metrics as floats, their keys set by the options, 0 for an absent group.
 
     Raises:
-        ValueError: an unknown option, another aggregation, differing shapes, or token data not given.
+        ValueError: an unknown option, another aggregation, differing shapes, token data not given, or valid
+            tokens whose group id is no group.
 
     Example:
         >>> import torch
@@ -123,7 +124,16 @@ def espo_loss(
         means = {"ratio": _mean_ratio(token_ratio, tokens, groups, group_ratio), "eps": (upper - lower) / 2}
         means |= {} if entropy is None else {"entropy": entropy}
         metrics = _metrics(groups, tokens, means, clipped, pooled=grouping in ("sequence", "token"))
+    if missing := metrics.pop(UNGROUPED):
+        raise ValueError(
+            f"espo: {missing:.0f} valid tokens have a group id outside the groups of grouping={grouping}; the ids must "
+            "come from the same mask and the same cuts"
+        )
     return loss, metrics
+
+
+# A count that travels with the metrics, so that checking it costs no transfer of its own.
+UNGROUPED = "valid tokens without a group"
 
 
 def make_group_ids(
@@ -207,6 +217,7 @@ def _metrics(
     columns["tokens"] = size / tokens.mask.count_nonzero().clamp(min=1)
 
     metrics = common.clip_metrics(tokens, low=low, high=high)
+    metrics[UNGROUPED] = tokens.mask.count_nonzero() - groups.size.sum()
     for name, column in columns.items():
         metrics |= {f"actor/espo/group{k}/{name}": value for k, value in enumerate(column.unbind())}
     return common.to_floats(metrics)
