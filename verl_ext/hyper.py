@@ -99,6 +99,11 @@ def integer(least: int) -> Check:
     return Check(f"a whole number >= {least}", parse)
 
 
+def optional(check: Check) -> Check:
+    """null, or what `check` accepts."""
+    return Check(f"null or {check.wanted}", lambda value: None if value is None else check.parse(value))
+
+
 def ascending(above: float, below: float = math.inf) -> Check:
     """A list of strictly ascending numbers, above < x < below."""
     limit = f" and < {below:g}" if below < math.inf else ""
@@ -113,6 +118,13 @@ def ascending(above: float, below: float = math.inf) -> Check:
         return items
 
     return Check(f"a list of ascending numbers, each > {above:g}{limit}", parse)
+
+
+def one_each(error: BaseException) -> list[str]:
+    """The faults that an error of a `Checked` class lists, each with the node of the configuration it is in."""
+    head, *listed = str(error).strip().splitlines()
+    where = head.split(" ")[0]
+    return [f"{where}: {line.strip().removeprefix('- ')}" for line in listed] or [head]
 
 
 def hyper(default: Any, check: Check) -> Any:

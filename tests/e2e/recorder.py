@@ -23,6 +23,7 @@ FIELDS = (
     "rollout_log_probs",
     "advantages",
     "entropy",
+    "rollout_entropies",
     "rm_scores",
     "ref_log_prob",
 )
@@ -78,7 +79,7 @@ def die_in_sync(module) -> None:
 
 def withhold_entropy(module) -> None:
     """As if no forward pass had computed the old policy's entropies."""
-    del module.FIELDS["entropy"]
+    module.OLD_ENTROPY["actor"] = "withheld"
 
 
 wrapt.register_post_import_hook(record_loss, "verl.workers.engine_workers")

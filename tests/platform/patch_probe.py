@@ -106,7 +106,7 @@ def effects() -> dict[str, Any]:
 def main() -> None:
     import verl  # noqa: F401  (loads the plugin)
 
-    from verl_ext.platform import vllm_plugin
+    from verl_ext import vllm_plugin
 
     result: dict[str, Any] = {"vllm": version_of_vllm(), "backend": doubled_backend()}
     # As vLLM does in each of its processes, when it is about to be used.

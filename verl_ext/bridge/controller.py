@@ -13,47 +13,76 @@ from types import ModuleType
 from typing import Any
 
 from verl_ext.bridge import execution
+from verl_ext.bridge.policy_loss import OLD_ENTROPY, SOURCE
 from verl_ext.context import TokenContext, token_context
+from verl_ext.rollout import mismatch, source
 
-FIELDS = {"entropy": "old_entropy", "old_log_probs": "old_log_prob", "ref_log_prob": "ref_log_prob"}
+FIELDS = {"old_log_probs": "old_log_prob", "ref_log_prob": "ref_log_prob"}
 
 
 def bind(trainer_base: ModuleType) -> None:
     """Called when ``verl.trainer.ppo.v1.trainer_base`` has been imported."""
     cls = trainer_base.PPOTrainer
-    compute, update = cls._compute_advantage, cls._update_actor
+    compute, update, measure = cls._compute_advantage, cls._update_actor, cls._compute_metrics
 
     @functools.wraps(compute)
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
-        context, found = fetch_context(trainer_base.tq, batch)
-        metrics.update(found)
+        context = fetch_context(trainer_base.tq, batch, metrics, self.config)
         with token_context(context):
             batch = compute(self, batch, metrics)
-        return send_prepared(trainer_base.tq, batch, self.config.actor_rollout_ref.actor.policy_loss, self.tokenizer)
+        return send_prepared(trainer_base.tq, batch, context.old_entropy, self.config, self.tokenizer)
 
     @functools.wraps(update)
     def _update_actor(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+        batch.extra_info[SOURCE] = source.resolve(self.config).provider
         result = update(self, batch, metrics)
         execution.compare(metrics, self.config)
         return result
 
-    cls._compute_advantage = _compute_advantage
-    cls._update_actor = _update_actor
+    @functools.wraps(measure)
+    def _compute_metrics(self: Any, batch: Any, metrics: Any, timing_raw: dict[str, Any], *args: Any, **kw: Any) -> Any:
+        if source.bypassed(self.config) and "old_log_prob" in timing_raw:
+            # verl times the copy of the rollout's log-probs under the name of the forward pass that it replaces.
+            timing_raw["copy_rollout_log_probs"] = timing_raw.pop("old_log_prob")
+        return measure(self, batch, metrics, timing_raw, *args, **kw)
+
+    cls._compute_advantage, cls._update_actor, cls._compute_metrics = (
+        _compute_advantage,
+        _update_actor,
+        _compute_metrics,
+    )
 
 
-def fetch_context(tq: Any, batch: Any) -> tuple[TokenContext, dict[str, float]]:
-    """Token data of every row of the batch, in the order of ``batch.keys``, and metrics about it."""
-    wanted = [*FIELDS, "rollout_log_probs", "response_mask", "extra_fields"]
+def fetch_context(tq: Any, batch: Any, metrics: dict[str, Any], config: Any) -> TokenContext:
+    """Token data of every row of the batch, in the order of ``batch.keys``; adds metrics about it.
+
+    Raises:
+        MismatchError: rollout and actor differ by more than ``algorithm.verl_ext`` allows, or the entropies of the
+            rollout are to be read and some are not finite.
+    """
+    entropies = OLD_ENTROPY[source.resolve(config).provider]
+    wanted = [*FIELDS, *OLD_ENTROPY.values(), "rollout_log_probs", "response_mask", "extra_fields"]
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
-    found = {field: data[name].to_padded_tensor(0) for name, field in FIELDS.items() if name in data.keys()}
-    rows = as_list(data["extra_fields"]) if "extra_fields" in data.keys() else []
-    verdicts = [_verdict(row) for row in rows]
+    verdicts = [_verdict(row) for row in (as_list(data["extra_fields"]) if "extra_fields" in data.keys() else [])]
     real = [verdict for verdict, tag in zip(verdicts, batch.tags, strict=False) if not tag.get("is_padding", False)]
-    metrics = {**outcome_shares(real), **rollout_difference(data)}
-    return TokenContext(verified=verified_flags(verdicts), **found), metrics
+    metrics.update(outcome_shares(real))
+
+    mask, compared = data["response_mask"].to_padded_tensor(0), mismatch.fields_of(data)
+    if source.bypassed(config):
+        # The old log-probs are a copy of the rollout's: their difference would be 0 and say nothing.
+        compared.pop("old_log_probs", None)
+    figures = mismatch.measure(compared, mask)
+    metrics.update(figures)
+    mismatch.enforce(figures, source.settings(config), compared, mask, batch.keys)
+
+    found = {field: data[name].to_padded_tensor(0) for name, field in FIELDS.items() if name in data.keys()}
+    if entropies in compared:
+        found["old_entropy"] = compared[entropies]
+        mismatch.refuse_unknown(compared[entropies], mask, batch.keys)
+    return TokenContext(verified=verified_flags(verdicts), **found)
 
 
-def send_prepared(tq: Any, batch: Any, policy_loss: Any, tokenizer: Any) -> Any:
+def send_prepared(tq: Any, batch: Any, old_entropy: Any, config: Any, tokenizer: Any) -> Any:
     """Compute the field that the configured loss wants from the controller, and put it into TransferQueue.
 
     After the advantages, because verl's rollout correction may take tokens out of the response mask until then. The
@@ -62,7 +91,8 @@ def send_prepared(tq: Any, batch: Any, policy_loss: Any, tokenizer: Any) -> Any:
     Args:
         tq: TransferQueue.
         batch: rows of this step.
-        policy_loss: the node of the actor's configuration.
+        old_entropy: [B, T] of the rows, nats, or None.
+        config: the trainer's.
         tokenizer: of the trained model.
 
     Returns:
@@ -73,16 +103,17 @@ def send_prepared(tq: Any, batch: Any, policy_loss: Any, tokenizer: Any) -> Any:
 
     from verl_ext import plugin
 
+    policy_loss = config.actor_rollout_ref.actor.policy_loss
     method = plugin.POLICY_LOSSES.get(policy_loss.get("loss_mode", "vanilla"))
     if method is None or method.prepare is None or method.prepares is None:
         return batch
-    wanted = ["responses", "response_mask", "entropy"]
+    wanted = ["responses", "response_mask"]
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
     values = method.prepare(
         plugin.PreparationData(
             responses=data["responses"].to_padded_tensor(0),
             response_mask=data["response_mask"].to_padded_tensor(0).bool(),
-            old_entropy=data["entropy"].to_padded_tensor(0) if "entropy" in data.keys() else None,
+            old_entropy=old_entropy,
             tokenizer=tokenizer,
         ),
         **method.resolve(policy_loss),
@@ -91,16 +122,6 @@ def send_prepared(tq: Any, batch: Any, policy_loss: Any, tokenizer: Any) -> Any:
         return batch
     fields = TensorDict({method.prepares: response_to_nested(values, data["response_mask"])}, batch_size=len(batch))
     return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-
-
-def rollout_difference(data: Any) -> dict[str, float]:
-    """Largest |log-prob of the rollout engine - log-prob of the actor| over the tokens that count."""
-    if "rollout_log_probs" not in data.keys() or "old_log_probs" not in data.keys():
-        return {}
-    mask = data["response_mask"].to_padded_tensor(0).bool()
-    rollout, actor = (data[name].to_padded_tensor(0) for name in ("rollout_log_probs", "old_log_probs"))
-    difference = (rollout - actor).abs()[mask]
-    return {"training/rollout_log_probs_diff_max": float(difference.max()) if difference.numel() else 0.0}
 
 
 def as_list(column: Any) -> list[Any]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+from verl_ext.rollout import source
+
 
 class ConfigError(ValueError):
     """The configuration asks for something that cannot run; the message lists every fault found."""
@@ -48,7 +50,7 @@ def faults(config: Any) -> list[str]:
         )
     found += policy_loss_faults(actor.policy_loss, loss)
     found += estimator_faults(config, estimator)
-    found += method_faults(config, loss, estimator)
+    found += source.faults(config) or method_faults(config, loss, estimator)
     return found
 
 
@@ -68,6 +70,7 @@ def policy_loss_faults(policy_loss: Any, loss: str) -> list[str]:
     from verl.workers.config.actor import PolicyLossConfig
 
     from verl_ext import plugin
+    from verl_ext.hyper import one_each
 
     where = "actor_rollout_ref.actor.policy_loss"
     method = plugin.POLICY_LOSSES.get(loss)
@@ -83,16 +86,10 @@ def policy_loss_faults(policy_loss: Any, loss: str) -> list[str]:
     return []
 
 
-def one_each(error: BaseException) -> list[str]:
-    """The faults that an error of :mod:`verl_ext.config` lists, each with the node of the configuration it is in."""
-    head, *listed = str(error).strip().splitlines()
-    where = head.split(" ")[0]
-    return [f"{where}: {line.strip().removeprefix('- ')}" for line in listed] or [head]
-
-
 def estimator_faults(config: Any, estimator: str) -> list[str]:
     """Faults of the keys under ``algorithm.<estimator>`` for an estimator of ours."""
     from verl_ext import plugin
+    from verl_ext.hyper import one_each
 
     if estimator not in plugin.ESTIMATORS:
         return []
@@ -131,15 +128,13 @@ def method_faults(config: Any, loss: str, estimator: str) -> list[str]:
 def absent(config: Any) -> list[tuple[str, str]]:
     """Token data that no part of this configuration provides, each with the setting at fault."""
     actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
+    old_entropies = source.resolve(config)
     found = []
-    if (algorithm.get("rollout_correction", None) or {}).get("bypass_mode", False):
-        found.append(
-            (
-                "old_entropy",
-                "algorithm.rollout_correction.bypass_mode=true leaves out the forward pass that gives the old "
-                "policy's entropies",
-            )
-        )
+    if old_entropies.provider == "rollout":
+        found += [
+            ("old_entropy", f"{obstacle} (the old policy's entropies come from the rollout)")
+            for obstacle in old_entropies.obstacles
+        ]
     if not (actor.get("calculate_entropy", False) or actor.get("entropy_coeff", 0)):
         found.append(
             (

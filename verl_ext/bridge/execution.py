@@ -58,10 +58,13 @@ class ExecutionReport:
         from verl.utils.metric import AggregationType, Metric
 
         if self._checksum is None:
+            from verl_ext.bridge.policy_loss import entropy_source
+
             what = identity(config)
             self._checksum = checksum(what)
             noise = first_ratio_noise(model_output, data)
             line = {**what, **noise, "rank": int(os.environ.get("RANK", 0)), "pid": os.getpid()}
+            line["entropy_source"] = entropy_source(data)
             line["fields"] = sorted(str(key) for key in data.keys())
             # Through stdout rather than logging: verl raises its log level, and this line must be seen.
             sys.stdout.write(f"{PREFIX} {json.dumps(line, sort_keys=True, default=str)}\n")

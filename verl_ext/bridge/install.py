@@ -33,6 +33,10 @@ HOOKS = {
     "verl.trainer.distillation.losses": "verl_ext.bridge.policy_loss:bind",
     "verl.trainer.ppo.v1.trainer_base": "verl_ext.bridge.controller:bind",
     "verl.utils.config": "verl_ext.bridge.driver:bind",
+    "verl.workers.rollout.llm_server": "verl_ext.bridge.rollout_server:bind_manager",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server": "verl_ext.bridge.rollout_server:bind_server",
+    "verl.experimental.agent_loop.agent_loop": "verl_ext.bridge.agent_loop:bind",
+    "verl.trainer.ppo.padding_utils": "verl_ext.bridge.agent_loop:bind_padding",
 }
 
 

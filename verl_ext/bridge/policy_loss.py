@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 # Field of verl's batch -> field of the token context.
 FIELDS = {
-    "entropy": "old_entropy",
     "old_log_probs": "old_log_prob",
     "ref_log_prob": "ref_log_prob",
     "segment_ids": "segment_ids",
     "group_ids": "group_ids",
 }
+# Whose forward pass the old entropies come from -> the field that holds them.
+OLD_ENTROPY = {"actor": "entropy", "rollout": "rollout_entropies"}
+# What the controller says about the batch, beside the fields; absent from batches that verl alone prepared.
+SOURCE = "verl_ext_entropy_source"
 # What stands behind a response; 0 in every other field.
 PADDING = {"segment_ids": -1, "group_ids": -1}
 
@@ -49,13 +52,21 @@ def build_context(config: Any, model_output: Any, data: Any) -> TokenContext:
     """The token data of one micro-batch, response-aligned, ``[B, T]``, without gradient."""
     from verl.workers.utils.padding import no_padding_2_padding
 
+    fields = {OLD_ENTROPY[entropy_source(data)]: "old_entropy", **FIELDS}
     found: dict[str, Any] = {
-        field: align(name, data[name], data["response_mask"]) for name, field in FIELDS.items() if name in data
+        field: align(name, data[name], data["response_mask"]) for name, field in fields.items() if name in data
     }
     entropy = model_output.get("entropy", None)
     if entropy is not None:
         found["entropy"] = no_padding_2_padding(entropy, data).detach()
     return TokenContext(vocab_size=vocab_size(config), **found)
+
+
+def entropy_source(data: Any) -> str:
+    """``actor`` or ``rollout``, as the controller decided."""
+    from verl.utils import tensordict_utils as tu
+
+    return str(tu.get(data, SOURCE, "actor"))
 
 
 def align(name: str, values: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:

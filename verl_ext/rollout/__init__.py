@@ -1,0 +1,1 @@
+"""Entropies from the rollout engine: vLLM computes them where it samples, and they travel to the trainer."""
