@@ -109,6 +109,62 @@ def conformance(
         raise typer.BadParameter(str(error)) from error
 
 
+@app.command("entropy-check")
+def entropy_check(
+    model: Annotated[str, typer.Argument(help="Name of a model, or its folder.")],
+    temperatures: Annotated[
+        list[float] | None, typer.Option("--temperature", help="Repeatable; 0.6 and 1.0 by default.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text file, one prompt a line; a few of ours by default.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 64,
+    samples: Annotated[int, typer.Option(help="Responses to a prompt.")] = 1,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the engine: auto, float32, bfloat16 or float16; float32 on a CPU, else auto.")
+    ] = None,
+    log_prob_limit: Annotated[
+        float | None, typer.Option(help="Largest |Δ log p|, nats: 1e-4 in float32, 0.5 in bfloat16, 0.1 in float16.")
+    ] = None,
+    entropy_limit: Annotated[
+        float | None, typer.Option(help="Largest |Δ H|, nats: 1e-3 in float32, 0.5 in bfloat16, 0.1 in float16.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    max_model_len: Annotated[int | None, typer.Option(help="What the check needs by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Compare the entropies and log-probs that vLLM hands back with those of transformers, token by token.
+
+    The model generates in vLLM with the tap; transformers then computes the same tokens: below 10^9 parameters in
+    float64 on the CPU, else in the engine's dtype with a log-softmax in float32. The limits of the 16-bit types are
+    wide because each layer rounds to 8 bits (bfloat16) or 11 bits (float16): of logits near 20 that is 1/8 or 1/64.
+
+    Both sides give every id of the model's vocabulary its probability, also those that the tokenizer does not have.
+    A rollout of verl excludes these, so that its entropies can be a little lower.
+
+    The exit status is 0 if all is within the limits, 1 if something is not, or if the engine answers without
+    entropies, and 2 if nothing could be compared: faults of the options, no fitting vLLM, a model that does not load.
+    """
+    from rich.console import Console
+
+    from verl_ext.entropy_check.command import Request, run
+
+    request = Request(
+        model,
+        tuple(temperatures or (0.6, 1.0)),
+        prompts,
+        tokens,
+        samples,
+        dtype,
+        log_prob_limit,
+        entropy_limit,
+        seed,
+        max_model_len,
+        as_json,
+    )
+    raise typer.Exit(run(request, Console()))
+
+
 @app.command()
 def doctor() -> None:
     """Compare this environment with the tested one and check that the plugin loads."""

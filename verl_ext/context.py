@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # One line for each field: what provides it. The text ends up in the error a user reads.
 PROVIDERS = {
     "old_entropy": (
-        "it is a by-product of the actor's old-log-prob pass or, in bypass mode, of the rollout: see "
-        "`algorithm.verl_ext.entropy_source`"
+        "it is a by-product of the actor's old-log-prob pass or, where "
+        "`algorithm.rollout_correction.bypass_mode=true`, of the rollout; see `algorithm.verl_ext.entropy_source`"
     ),
     "entropy": "set `actor_rollout_ref.actor.calculate_entropy=True`",
     "segment_ids": "the bridge computes them on the controller from the responses' token ids",

@@ -27,6 +27,10 @@ from verl_ext.bridge import controller, execution
 from verl_ext.bridge.controller import as_list, fetch_context, outcome_shares, verified_flags
 from verl_ext.context import TokenContext
 from verl_ext.rewards.math import OUTCOMES
+from verl_ext.rollout.mismatch import MismatchError
+
+NAN = float("nan")
+ESPO = compose("+backend=cpu", "+algo=espo")
 
 
 class Queue:
@@ -93,7 +97,8 @@ def test_the_context_is_padded_and_in_the_order_of_the_keys() -> None:
         response_mask=jagged([torch.ones_like(value) for value in entropy]),
         extra_fields=NonTensorStack(*rows),
     )
-    context, shares = fetch_context(queue, meta(3, padding=(2,)))
+    shares: dict[str, float] = {}
+    context = fetch_context(queue, meta(3, padding=(2,)), shares, ESPO)
     assert context.old_entropy.tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]]
     assert context.old_log_prob.tolist() == [[-1, -2, 0], [-3, 0, 0], [-4, -5, -6]]
     assert context.ref_log_prob is None
@@ -104,16 +109,18 @@ def test_the_context_is_padded_and_in_the_order_of_the_keys() -> None:
 
 
 def test_a_batch_without_extra_fields_has_no_verdicts() -> None:
-    queue = Queue(old_log_probs=jagged([torch.ones(2), torch.ones(1)]))
-    context, shares = fetch_context(queue, meta(2))
+    rows = jagged([torch.ones(2), torch.ones(1)])
+    outcomes: dict[str, float] = {}
+    context = fetch_context(Queue(old_log_probs=rows, response_mask=rows), meta(2), outcomes, ESPO)
     assert context.verified is None
     assert context.old_entropy is None
-    assert shares == {}
+    assert not [name for name in outcomes if name.startswith("reward/")]
 
 
 def test_rows_without_an_answer_of_the_reward_function_are_allowed() -> None:
-    queue = Queue(extra_fields=NonTensorStack(verdict(True), {}, {"reward_extra_info": None}))
-    assert fetch_context(queue, meta(3))[0].verified.tolist() == [True, False, False]
+    verdicts = NonTensorStack(verdict(True), {}, {"reward_extra_info": None})
+    queue = Queue(extra_fields=verdicts, response_mask=jagged([torch.ones(1)] * 3))
+    assert fetch_context(queue, meta(3), {}, ESPO).verified.tolist() == [True, False, False]
 
 
 @pytest.fixture
@@ -221,25 +228,92 @@ def test_after_an_update_what_ran_is_compared(monkeypatch: pytest.MonkeyPatch) -
 
         def _compute_advantage(self, batch: Any, metrics: dict) -> None: ...
 
+        def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict) -> None: ...
+
         def _update_actor(self, batch: Any, metrics: dict) -> str:
-            metrics.update(batch)
+            metrics.update(reported)
             return "result"
 
     controller.bind(SimpleNamespace(PPOTrainer=Base, tq=None))  # type: ignore[arg-type]
+    reported = {execution.CHECKSUM_METRIC: 1.0}
     with pytest.raises(execution.ExecutionMismatchError):
-        Base()._update_actor({execution.CHECKSUM_METRIC: 1.0}, {})
+        Base()._update_actor(meta(1), {})
+    reported = {}
     with pytest.raises(execution.ExecutionMismatchError, match="did not report"):
-        Base()._update_actor({}, {})
+        Base()._update_actor(meta(1), {})
+
+
+BYPASS = "algorithm.rollout_correction.bypass_mode=true"
+
+
+def test_in_bypass_mode_the_entropies_are_those_of_the_rollout(trainer: Any) -> None:
+    """Groups are cut from 3 1 2 9 4 0 (lengths 2, 3, 1): floor(0.8 * 6 + 0.5) = 5 tokens below, 9 above."""
+    self, queue, batch = trainer
+    self.config = compose("+backend=cpu", "+algo=espo", BYPASS)
+    del queue.columns["entropy"]
+    queue.columns["rollout_entropies"] = jagged([torch.tensor(row) for row in ([3.0, 1.0], [2.0, 9.0, 4.0], [0.0])])
+    PPOTrainer._compute_advantage(self, batch, {})
+    assert [row.tolist() for row in queue.put["group_ids"].unbind()] == [[0, 0], [0, 1, 0], [0]]
+
+
+def test_the_chosen_source_is_used_where_both_are_there(trainer: Any) -> None:
+    _, queue, batch = trainer
+    queue.columns["rollout_entropies"] = jagged([torch.full((n,), 7.0) for n in (2, 3, 1)])
+    for chosen, expected in (("actor", 1.0), ("rollout", 7.0)):
+        config = compose("+backend=cpu", "+algo=espo", f"+algorithm.verl_ext.entropy_source={chosen}")
+        assert fetch_context(queue, batch, {}, config).old_entropy[0, 0] == expected
+
+
+def test_a_token_without_an_entropy_stops_the_run_where_the_rollout_is_the_source(trainer: Any) -> None:
+    self, queue, batch = trainer
+    queue.columns["rollout_entropies"] = jagged([torch.tensor(row) for row in ([3.0, 1.0], [2.0, NAN, 4.0], [0.0])])
+    metrics: dict[str, Any] = {}
+    PPOTrainer._compute_advantage(self, batch, metrics)  # only watched, and counted
+    assert metrics["training/rollout_entropies_nonfinite"] == 1
+    self.config = compose("+backend=cpu", "+algo=espo", BYPASS)
+    with pytest.raises(MismatchError, match=r"1 of 6 tokens .*u_1_0"):
+        PPOTrainer._compute_advantage(self, batch, {})
+
+
+def test_a_limit_stops_the_run_before_the_batch_is_trained_on(trainer: Any) -> None:
+    self, queue, batch = trainer
+    queue.columns["rollout_entropies"] = jagged([torch.full((n,), 1.25) for n in (2, 3, 1)])
+    self.config = compose("+backend=cpu", "+algo=espo", "+algorithm.verl_ext.max_entropy_difference=0.3")
+    PPOTrainer._compute_advantage(self, batch, {})
+    self.config = compose("+backend=cpu", "+algo=espo", "+algorithm.verl_ext.max_entropy_difference=0.2")
+    queue.put.clear()
+    with pytest.raises(MismatchError, match=r"max_entropy_difference=0\.2 is exceeded"):
+        PPOTrainer._compute_advantage(self, batch, {})
+    assert not queue.put
+
+
+def test_the_copy_of_log_probs_in_bypass_mode_is_not_timed_as_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Base:
+        config = compose("+backend=cpu", "+algo=espo")
+
+        def _compute_advantage(self, batch: Any, metrics: dict) -> None: ...
+
+        def _update_actor(self, batch: Any, metrics: dict) -> None: ...
+
+        def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, step: int, epoch: int) -> dict:
+            return timing_raw
+
+    controller.bind(SimpleNamespace(PPOTrainer=Base, tq=None))  # type: ignore[arg-type]
+    assert Base()._compute_metrics(None, {}, {"old_log_prob": 1.0}, 1, 1) == {"old_log_prob": 1.0}
+    Base.config = compose("+backend=cpu", "+algo=espo", BYPASS)
+    assert Base()._compute_metrics(None, {}, {"old_log_prob": 1.0}, 1, 1) == {"copy_rollout_log_probs": 1.0}
 
 
 # --- contracts
 
 
-@pytest.mark.parametrize("name", ["_compute_advantage", "_update_actor"])
+@pytest.mark.parametrize("name", ["_compute_advantage", "_update_actor", "_compute_metrics"])
 def test_contract_every_trainer_inherits_the_bound_methods(name: str) -> None:
     bound = vars(PPOTrainer)[name]
     assert "verl_ext" in bound.__code__.co_filename
-    assert list(inspect.signature(inspect.unwrap(bound)).parameters) == ["self", "batch", "metrics"]
+    parameters = list(inspect.signature(inspect.unwrap(bound)).parameters)
+    assert parameters[:3] == ["self", "batch", "metrics"]
+    assert parameters[3:] == (["timing_raw", "global_steps", "epoch"] if name == "_compute_metrics" else [])
     assert "verl_ext" not in inspect.unwrap(bound).__code__.co_filename
     for trainer_class in (PPOTrainerSync, PPOTrainerColocateAsync, PPOTrainerSeparateAsync):
         assert getattr(trainer_class, name) is bound, trainer_class

@@ -15,6 +15,7 @@ from tests.platform import programs
 from verl_ext.bridge import driver, probe
 from verl_ext.bridge.driver import ConfigError, faults, nearest
 
+ROLLOUT = "actor_rollout_ref.rollout"
 LOSS = "actor_rollout_ref.actor.policy_loss"
 AGGREGATION = "actor_rollout_ref.actor.loss_agg_mode"
 
@@ -65,7 +66,47 @@ ONE_FAULT = {
     "out of range": ([f"+{LOSS}.alpha=-1"], [LOSS, "alpha=-1", ">= 0"]),
     "estimator's key": (["+algorithm.espo.failed=wrong"], ["algorithm.espo", "unverified, incorrect"]),
     "aggregation": ([f"{AGGREGATION}=token-mean"], [f"{AGGREGATION}=token-mean", "seq-mean-token-mean"]),
-    "bypass": (["algorithm.rollout_correction.bypass_mode=true"], ["bypass_mode=true", "espo", "entropies"]),
+    "bypass": (
+        ["algorithm.rollout_correction.bypass_mode=true", f"{ROLLOUT}.top_p=0.9"],
+        [f"{ROLLOUT}.top_p=0.9", "truncated", "set it to 1", "which espo (loss) needs"],
+    ),
+    "actor in bypass": (
+        ["algorithm.rollout_correction.bypass_mode=true", "+algorithm.verl_ext.entropy_source=actor"],
+        ["algorithm.verl_ext.entropy_source=actor", "bypass_mode=true", "auto or rollout"],
+    ),
+    "top_k": (["+algorithm.verl_ext.entropy_source=rollout", f"{ROLLOUT}.top_k=50"], ["top_k=50", "set it to -1"]),
+    "raw": (
+        ["+algorithm.verl_ext.entropy_source=rollout", f"{ROLLOUT}.logprobs_mode=raw_logprobs"],
+        [f"{ROLLOUT}.logprobs_mode=raw_logprobs", "set it to processed_logprobs"],
+    ),
+    "raw in the engine": (
+        [
+            "+algorithm.verl_ext.entropy_source=rollout",
+            f"+{ROLLOUT}.engine_kwargs.vllm.logprobs_mode=raw_logprobs",
+        ],
+        ["logprobs_mode=raw_logprobs"],
+    ),
+    "no log-probs": (
+        ["+algorithm.verl_ext.entropy_source=rollout", f"{ROLLOUT}.calculate_log_probs=false"],
+        ["calculate_log_probs=false", "set it to true"],
+    ),
+    "another engine": (
+        ["+algorithm.verl_ext.entropy_source=rollout", f"{ROLLOUT}.name=sglang"],
+        [f"{ROLLOUT}.name=sglang", "only vllm"],
+    ),
+    "a source that is not there": (
+        ["+algorithm.verl_ext.entropy_source=rolout"],
+        ["algorithm.verl_ext", "entropy_source='rolout'", "did you mean 'rollout'?"],
+    ),
+    "an unknown key of ours": (["+algorithm.verl_ext.entropi_source=actor"], ["did you mean 'entropy_source'?"]),
+    "a limit in bypass": (
+        ["algorithm.rollout_correction.bypass_mode=true", "+algorithm.verl_ext.max_entropy_difference=0.1"],
+        ["max_entropy_difference", "bypass_mode=true"],
+    ),
+    "a limit that is not watched": (
+        ["+algorithm.verl_ext={watch_entropies: false, max_entropy_difference: 0.1}"],
+        ["max_entropy_difference", "watch_entropies=false"],
+    ),
     "current entropy": (
         [f"{LOSS}._target_=verl_ext.config.TEPOLossConfig", f"{LOSS}.loss_mode=tepo"],
         ["actor.calculate_entropy=false: set it to true", "tepo (loss) needs"],
@@ -109,10 +150,11 @@ def test_all_faults_are_reported_together() -> None:
     assert len(found) >= 3
 
 
-def test_bypass_mode_is_no_fault_where_no_entropy_is_needed() -> None:
+def test_where_no_entropy_is_needed_the_rollout_may_draw_from_any_distribution() -> None:
     plain = [
         f"+{LOSS}.grouping=token",
         f"+{LOSS}.clip=fixed",
+        f"{ROLLOUT}.top_p=0.9",
         "algorithm.rollout_correction.bypass_mode=true",
     ]
     assert faults(config(*plain)) == []
@@ -120,6 +162,8 @@ def test_bypass_mode_is_no_fault_where_no_entropy_is_needed() -> None:
 
 def test_an_estimator_and_a_loss_that_lack_the_same_data_share_one_sentence() -> None:
     overrides = ["algorithm.adv_estimator=entropy_bonus", "algorithm.rollout_correction.bypass_mode=true"]
+    assert faults(config(*overrides)) == []
+    overrides.append(f"{ROLLOUT}.top_p=0.9")
     (fault,) = faults(config(*overrides))
     assert "which espo (loss) and entropy_bonus (estimator) needs" in fault
 

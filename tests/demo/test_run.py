@@ -49,7 +49,7 @@ def assert_gone(tmp_path: Path) -> None:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verl_ext.demo.run._FAMILY_SECONDS", 0.1)
     monkeypatch.setattr("verl_ext.demo.run._POLL_SECONDS", 0.05)
-    monkeypatch.setattr("verl_ext.demo.process.TrainerProcess.settle.__defaults__", (1.0,))
+    monkeypatch.setattr("verl_ext.process.ProcessFamily.settle.__defaults__", (1.0,))
 
 
 def test_a_run_reads_the_metrics_and_leaves_no_daemon(tmp_path: Path, state: RunState) -> None:
@@ -89,7 +89,7 @@ def test_an_interruption_ends_the_trainer_and_its_daemon(tmp_path: Path, state: 
 
 
 def test_a_trainer_that_ignores_the_request_is_killed(tmp_path: Path, state: RunState) -> None:
-    from verl_ext.demo.process import TrainerProcess, trainer_environment
+    from verl_ext.process import ProcessFamily, child_environment
 
     ending = """
     import signal
@@ -97,8 +97,8 @@ def test_a_trainer_that_ignores_the_request_is_killed(tmp_path: Path, state: Run
     print("deaf", flush=True)
     time.sleep(600)
     """
-    env = trainer_environment({"VERL_FILE_LOGGER_PATH": str(state.metrics), "VERL_PLATFORM": "cpu"})
-    process = TrainerProcess(trainer(tmp_path, ending), env, state.log)
+    env = child_environment({"VERL_FILE_LOGGER_PATH": str(state.metrics), "VERL_PLATFORM": "cpu"})
+    process = ProcessFamily(trainer(tmp_path, ending), env, state.log)
     deadline = time.monotonic() + 20
     while "deaf" not in state.log.read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -110,7 +110,7 @@ def test_a_trainer_that_ignores_the_request_is_killed(tmp_path: Path, state: Run
 def test_shared_memory_of_a_killed_trainer_is_removed_and_that_of_others_stays(tmp_path: Path, state: RunState) -> None:
     from multiprocessing import shared_memory
 
-    from verl_ext.demo.process import TrainerProcess, trainer_environment
+    from verl_ext.process import ProcessFamily, child_environment
 
     other = shared_memory.SharedMemory(create=True, size=4096)
     grip = """
@@ -123,8 +123,8 @@ def test_shared_memory_of_a_killed_trainer_is_removed_and_that_of_others_stays(t
     time.sleep(600)
     """
     names = f"other, ready = {other.name!r}, {str(tmp_path / 'ready')!r}\n"
-    env = trainer_environment({"VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(state.metrics)})
-    process = TrainerProcess(trainer(tmp_path, names + textwrap.dedent(grip)), env, state.log)
+    env = child_environment({"VERL_PLATFORM": "cpu", "VERL_FILE_LOGGER_PATH": str(state.metrics)})
+    process = ProcessFamily(trainer(tmp_path, names + textwrap.dedent(grip)), env, state.log)
     try:
         while not (tmp_path / "ready").exists():
             assert process.poll() is None, state.log.read_text()

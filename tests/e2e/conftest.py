@@ -27,6 +27,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+BYPASS = "algorithm.rollout_correction.bypass_mode=true"
+
+
 def model(folder: Path, kind: str) -> Path:
     """A random model whose token entropies differ widely: one token's embedding is planted to be decisive."""
     from planted import plant
@@ -57,12 +60,23 @@ def colocate_async(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trai
 def sspo(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
     """The delimiter is the planted pair of tokens, so that it spans tokens and occurs often.
 
-    At the other runs' learning rate one step is enough to unlearn the pair.
+    At the other runs' learning rate one step is enough to unlearn the pair. In bypass mode, so that entropy-adaptive
+    clipping of segments has the rollout's entropies.
     """
     folder = tmp_path_factory.mktemp("sspo")
     arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=2, algo="sspo")
     own = ["+actor_rollout_ref.actor.policy_loss.delimiter=AB", "actor_rollout_ref.actor.optim.lr=1e-5"]
-    return trainer.run(folder / "run", [*arguments, *own])
+    return trainer.run(folder / "run", [*arguments, *own, BYPASS])
+
+
+@pytest.fixture(scope="session")
+def bypass(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    """ESPO without the actor's pass before the update, on a bigram model with a known entropy after one token."""
+    from planted import plant_bigram
+
+    folder = tmp_path_factory.mktemp("bypass")
+    arguments = trainer.overrides(plant_bigram(folder / "model"), data, steps=2)
+    return trainer.run(folder / "run", [*arguments, BYPASS])
 
 
 @pytest.fixture(scope="session")

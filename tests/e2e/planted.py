@@ -1,4 +1,4 @@
-"""A model with a planted token: right after it, and only there, the next-token distribution is nearly certain."""
+"""Models with a planted token, after which, and only there, the next-token distribution is known."""
 
 from __future__ import annotations
 
@@ -30,5 +30,41 @@ def plant(kind: str, folder: Path) -> Path:
         embedding[PLANTED] *= 200
         direction = model(torch.tensor([[PLANTED]]), output_hidden_states=True).hidden_states[-1][0, -1]
         head[CERTAIN] = 20 * direction / direction.norm() ** 2
+    save(model, folder)
+    return folder
+
+
+FORK = 70
+BRANCHES = (80, 90)
+
+
+def plant_bigram(folder: Path) -> Path:
+    """Save a bigram model in which the successors of token 70 are exactly two-way uniform: entropy ln 2.
+
+    Its layers add nothing to the embeddings, so a distribution depends on the last token alone. The embedding of
+    token 70 points along a direction of its own, in which two rows of the output layer are equal and far above all
+    others.
+    """
+    import torch
+
+    from verl_ext.demo.models import build_model, save
+
+    model = build_model("tiny_dense", tied=False, seed=4)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        embedding = model.get_input_embeddings().weight
+        head = model.get_output_embeddings().weight
+        embedding.copy_(torch.randn(embedding.shape, generator=generator))
+        head.copy_(0.1 * torch.randn(head.shape, generator=generator))
+        # Directions 0 and 1 are kept for what is planted: where to go after the fork, and how often it is taken.
+        embedding[:, :2] = torch.tensor([0.0, 1.0])
+        embedding[FORK] = 0
+        embedding[FORK, 0] = 1
+        head[:, :2] = 0
+        head[BRANCHES, 0] = 10
+        head[FORK, 1] = 3
     save(model, folder)
     return folder

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_ext.demo.process import TrainerProcess
+from verl_ext.process import ProcessFamily
 
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 600
@@ -121,7 +121,7 @@ def run(folder: Path, arguments: list[str], env: dict[str, str] | None = None, l
     }
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"]
     with one_at_a_time():
-        process = TrainerProcess(command, environment, folder / "train.log")
+        process = ProcessFamily(command, environment, folder / "train.log")
         try:
             ended = _wait(process, limit_s)
         finally:
@@ -131,7 +131,7 @@ def run(folder: Path, arguments: list[str], env: dict[str, str] | None = None, l
     return Run(folder, status, ended)
 
 
-def _wait(process: TrainerProcess, limit_s: float) -> float:
+def _wait(process: ProcessFamily, limit_s: float) -> float:
     deadline = time.time() + limit_s
     while process.poll() is None:
         if time.time() > deadline:

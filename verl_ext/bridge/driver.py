@@ -50,7 +50,8 @@ def faults(config: Any) -> list[str]:
         )
     found += policy_loss_faults(actor.policy_loss, loss)
     found += estimator_faults(config, estimator)
-    found += source.faults(config) or method_faults(config, loss, estimator)
+    found += source.faults(config)
+    found += method_faults(config, loss, estimator)
     return found
 
 
@@ -128,13 +129,9 @@ def method_faults(config: Any, loss: str, estimator: str) -> list[str]:
 def absent(config: Any) -> list[tuple[str, str]]:
     """Token data that no part of this configuration provides, each with the setting at fault."""
     actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
-    old_entropies = source.resolve(config)
-    found = []
-    if old_entropies.provider == "rollout":
-        found += [
-            ("old_entropy", f"{obstacle} (the old policy's entropies come from the rollout)")
-            for obstacle in old_entropies.obstacles
-        ]
+    found = [
+        ("old_entropy", f"{obstacle} (in bypass mode they come from the rollout)") for obstacle in source.unmet(config)
+    ]
     if not (actor.get("calculate_entropy", False) or actor.get("entropy_coeff", 0)):
         found.append(
             (

@@ -13,8 +13,8 @@ from rich.table import Table as RichTable
 
 from verl_ext.demo.logs import error_excerpt
 from verl_ext.demo.metrics import History
-from verl_ext.demo.process import TrainerProcess, stop_signals_raise, trainer_environment
 from verl_ext.demo.progress import LiveLine, RunState, clock
+from verl_ext.process import ProcessFamily, child_environment, stop_signals_raise
 
 if TYPE_CHECKING:
     from verl_ext.demo.assets import Assets
@@ -152,9 +152,9 @@ def train(command: list[str], state: RunState, console: Console) -> int:
     """
     from verl_ext.platform.cpu import cpu_env
 
-    env = trainer_environment({**cpu_env(), "VERL_FILE_LOGGER_PATH": str(state.metrics)})
+    env = child_environment({**cpu_env(), "VERL_FILE_LOGGER_PATH": str(state.metrics)})
     with stop_signals_raise():
-        process = TrainerProcess(command, env, state.log)
+        process = ProcessFamily(command, env, state.log)
         finished = False
         try:
             status = _watch(process, state, console)
@@ -169,7 +169,7 @@ def train(command: list[str], state: RunState, console: Console) -> int:
     return status
 
 
-def _watch(process: TrainerProcess, state: RunState, console: Console) -> int:
+def _watch(process: ProcessFamily, state: RunState, console: Console) -> int:
     noted = 0.0
     with LiveLine(console, state) as live:
         while (status := process.poll()) is None:

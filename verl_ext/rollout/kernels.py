@@ -20,7 +20,7 @@ _TAG = tl.constexpr(TAG)
 
 
 @triton.jit
-def tagged_entropy_kernel(
+def tagged_entropy_kernel(  # type: ignore[no-untyped-def]
     output_ptr,
     logits_ptr,
     logits_stride,
@@ -43,11 +43,11 @@ def tagged_entropy_kernel(
         column = start + tl.arange(0, BLOCK_SIZE)
         x = tl.load(row_ptr + column, mask=column < vocab_size, other=float("-inf")).to(tl.float32)
         highest = tl.maximum(m, tl.max(x))
-        # Until a finite value is met nothing has been added up, and -inf - -inf would be NaN.
-        highest = tl.where(highest == float("-inf"), 0.0, highest)
-        moved = tl.where(s > 0, m - highest, 0.0)
-        e = tl.exp(x - highest)
-        t = tl.exp(moved) * (t + s * moved) + tl.sum(tl.where(x == float("-inf"), 0.0, e * (x - highest)))
+        # As long as all was -inf nothing has been added up, and -inf - -inf would be NaN.
+        shift = tl.where(highest == float("-inf"), 0.0, highest)
+        moved = tl.where(s > 0, m - shift, 0.0)
+        e = tl.exp(x - shift)
+        t = tl.exp(moved) * (t + s * moved) + tl.sum(tl.where(x == float("-inf"), 0.0, e * (x - shift)))
         s = tl.exp(moved) * s + tl.sum(e)
         m = highest
     entropy = tl.log(s) - t / s

@@ -117,6 +117,18 @@ def _version_fault() -> str | None:
         return None
 
 
+def unmet(config: Any) -> list[str]:
+    """Why the old entropies that bypass mode leaves to the rollout cannot come from there.
+
+    Empty where the configuration names the source itself: what stands against that is a fault of its own, `faults`.
+    """
+    try:
+        own = settings(config)
+    except ValueError:
+        return []
+    return obstacles(config) if own["entropy_source"] == "auto" and bypassed(config) else []
+
+
 def faults(config: Any) -> list[str]:
     """Faults of what the configuration says about entropies, apart from what a method needs."""
     from verl_ext.rollout.mismatch import LIMITS

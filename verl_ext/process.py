@@ -1,4 +1,4 @@
-"""The trainer as a child process, and its end together with everything that it started."""
+"""A child process, and its end together with everything that it started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import psutil
 SEGMENT = re.compile(r"/dev/shm/(?:psm_|verl_weights_|sem\.mp-)\w+")
 
 
-class TrainerProcess:
+class ProcessFamily:
     """A command in its own process group, whose descendants are remembered as they appear.
 
     Ray's daemons and workers leave the group, and when their parent dies they are nobody's children any more;
@@ -37,7 +37,7 @@ class TrainerProcess:
         self._segments: set[str] = set()
 
     def poll(self) -> int | None:
-        """The exit status, or None while the trainer runs."""
+        """The exit status, or None while the command runs."""
         return self._process.poll()
 
     def note_family(self) -> None:
@@ -51,7 +51,7 @@ class TrainerProcess:
         self._segments |= mapped_segments(process.pid for process in [*roots, *self._family])
 
     def end(self, patience: float = 10.0) -> int:
-        """End what still runs of the trainer and its family; return how many processes that were.
+        """End what still runs of the command and its family; return how many processes that were.
 
         First a request (SIGTERM) to all, then, after `patience` seconds, SIGKILL to those that stayed.
         """
@@ -128,6 +128,6 @@ def stop_signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def trainer_environment(extra: Mapping[str, str]) -> dict[str, str]:
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `extra` on top; output unbuffered, so that the log is current."""
     return {**os.environ, "PYTHONUNBUFFERED": "1", **extra}
