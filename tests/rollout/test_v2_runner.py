@@ -22,13 +22,17 @@ REQUESTS = ("sampled only", "top 2", "own tokens")
 
 
 @pytest.fixture(scope="module")
-def results(other_sources_or_why_not: vllm_sources.Sources | str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def results(
+    triton_folder: Path,
+    other_sources_or_why_not: vllm_sources.Sources | str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
     """By version. One process for both, as most of its time is the import of vLLM."""
     if isinstance(other_sources_or_why_not, str):
-        return interpreter.run("v2_probe.py", "installed")
+        return interpreter.run(triton_folder, "v2_probe.py", "installed")
     path: Path = tmp_path_factory.mktemp("other") / "logprob.py"
     path.write_text(other_sources_or_why_not.files[FILE])
-    return interpreter.run("v2_probe.py", "installed", path)
+    return interpreter.run(triton_folder, "v2_probe.py", "installed", path)
 
 
 @pytest.fixture(params=["installed", "other"])

@@ -112,13 +112,12 @@ def of_wheel(requirement: str, folder: Path) -> Sources:
     """Of a wheel ``name==version``, downloaded into `folder` where it is not there yet.
 
     Raises:
-        NetworkError: the index did not answer.
-        AssertionError: pip failed for any other reason; its output is the message.
+        NetworkError, AssertionError: see `pip`.
     """
     version = requirement.split("==")[1]
     found = list(folder.glob(f"*-{version}-*.whl"))
     if not found:
-        download(requirement, folder)
+        pip("download", "--dest", str(folder), requirement)
         found = list(folder.glob(f"*-{version}-*.whl"))
     (wheel,) = found
     with zipfile.ZipFile(wheel) as archive:
@@ -126,10 +125,18 @@ def of_wheel(requirement: str, folder: Path) -> Sources:
         return Sources(version, {name: archive.read(name).decode() for name in names})
 
 
-def download(requirement: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "1", "--only-binary", ":all:"]
+def pip(command: str, *arguments: str) -> None:
+    """Run pip on one package, without what it depends on.
+
+    Raises:
+        NetworkError: the index did not answer.
+        AssertionError: pip failed for any other reason; its output is the message.
+    """
     done = subprocess.run(
-        [*command, "--dest", str(folder), requirement], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "pip", command, "--no-deps", "--retries", "1", "--only-binary", ":all:", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode and NETWORK.search(done.stdout):
         raise NetworkError(done.stdout.strip().splitlines()[-1])
