@@ -23,10 +23,10 @@ def plant(kind: str, folder: Path) -> Path:
         embedding = model.get_input_embeddings().weight
         head = model.get_output_embeddings().weight
         head.mul_(4)  # spread the other distributions, so that entropies differ from token to token
-        context = torch.randint(32, 127, (8, 40), generator=torch.Generator().manual_seed(0))
+        context = torch.randint(0, head.shape[0], (64, 40), generator=torch.Generator().manual_seed(0))
         states = model(context, output_hidden_states=True).hidden_states[-1].flatten(0, 1)
         likely = torch.linalg.lstsq(states, torch.ones(len(states), 1)).solution[:, 0]
-        head[PLANTED] += 4 * likely  # about 4 more on its logit in every context: it must occur often enough
+        head[PLANTED] += 6 * likely  # about 6 more on its logit in every context: it must occur often enough
         embedding[PLANTED] *= 200
         direction = model(torch.tensor([[PLANTED]]), output_hidden_states=True).hidden_states[-1][0, -1]
         head[CERTAIN] = 20 * direction / direction.norm() ** 2

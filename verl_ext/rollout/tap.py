@@ -151,25 +151,21 @@ def tap_v2_logprob(module: ModuleType) -> None:
 
 def tap_v2_sampler(module: ModuleType) -> None:
     _tap_v2_gathering(module)
-    cls = module.Sampler
-    original = cls.__call__
-
-    @functools.wraps(original)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with bound(_processed, self.logprobs_mode == MODE):
-            return original(self, *args, **kwargs)
-
-    cls.__call__ = __call__
+    _tap_v2_call(module.Sampler, lambda sampler: sampler.logprobs_mode)
 
 
 def tap_v2_rejection_sampler(module: ModuleType) -> None:
     _tap_v2_gathering(module)
-    cls = module.RejectionSampler
+    _tap_v2_call(module.RejectionSampler, lambda rejection_sampler: rejection_sampler.sampler.logprobs_mode)
+
+
+def _tap_v2_call(cls: Any, mode: Callable[[Any], str]) -> None:
+    """Note, for as long as the sampler runs, whether its log-probs are those of the processed distribution."""
     original = cls.__call__
 
     @functools.wraps(original)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with bound(_processed, self.sampler.logprobs_mode == MODE):
+        with bound(_processed, mode(self) == MODE):
             return original(self, *args, **kwargs)
 
     cls.__call__ = __call__
