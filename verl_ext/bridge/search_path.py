@@ -1,11 +1,31 @@
-"""Where Hydra finds our config groups (``+algo=espo``, ``+backend=cpu``)."""
+"""Where Hydra finds our config groups (``+algo=espo``, ``+backend=cpu``, ``+experiment=sspo/table1/sspo_1_5b``)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+GROUPS = ("backend", "cluster", "model", "data", "algo", "experiment")
+"""Our groups in the order in which they are merged, later ones winning: what a paper decides comes last."""
+
+# verl has a group `data` of its own, put at the package `data`, which Hydra takes for the same choice unless ours names
+# its package.
+_HYDRA_NAMES = {"data": "data@_global_"}
+
+PROVIDER = "verl_ext"
+
+
+def hydra_name(group: str) -> str:
+    """What Hydra calls one of our groups on its command line and in defaults lists.
+
+    Example:
+        >>> hydra_name("algo"), hydra_name("data")
+        ('algo', 'data@_global_')
+    """
+    return _HYDRA_NAMES.get(group, group)
 
 
 def config_dir() -> Path:
@@ -18,7 +38,17 @@ def config_dir() -> Path:
 
 
 class VerlExtSearchPath(SearchPathPlugin):
-    """Appends :func:`config_dir` to Hydra's search path."""
+    """Appends :func:`config_dir` and the rows of the papers' tables to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append(provider="verl_ext", path=f"file://{config_dir()}")
+        # Here and not on top: every Ray process imports this module, and only those that compose need the rows.
+        from verl_ext.bridge.row_source import RowSource
+
+        Plugins.instance().register(RowSource)
+        search_path.append(provider=PROVIDER, path=f"file://{config_dir()}")
+        search_path.append(provider=PROVIDER, path=f"{RowSource.scheme()}://rows")
+
+
+def register() -> None:
+    """Make Hydra use the search path in this process; harmless when called again."""
+    Plugins.instance().register(VerlExtSearchPath)

@@ -1,0 +1,137 @@
+"""Everything that is wrong with a composed configuration, found without a GPU and without Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from verl_ext.train import fitness, notes
+
+# A value that lets the other checks go on where a key must still be set.
+_STAND_INS = {"actor_rollout_ref.rollout.name": "vllm"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found.
+
+    Attributes:
+        faults: what would stop the run or make it pointless, one sentence each.
+        notes: what a person should know, and what verl prints.
+    """
+
+    faults: list[str]
+    notes: list[str]
+
+
+def check(config: DictConfig) -> list[str]:
+    """All faults of a composed configuration: the methods', verl's own, and those of how the numbers fit together.
+
+    Example:
+        >>> from verl_ext.train import check, compose
+        >>> check(compose(["algo=sspo", "backend=fsdp", "data.train_batch_size=100"]).config)[0][:60]
+        'data.train_batch_size=100 is below actor_rollout_ref.actor.p'
+    """
+    return examine(config).faults
+
+
+def examine(config: DictConfig) -> Findings:
+    """As `check`, with the notes. The configuration is left as it is."""
+    # verl's plugin mechanism registers our methods in verl.
+    import verl  # noqa: F401
+
+    from verl_ext.bridge import driver
+
+    config = copy.deepcopy(config)
+    found, complete = unset(config)
+    if not complete:
+        return Findings(found, [])
+    found += driver.faults(config)
+    found += fitness.faults(config)
+    raised, printed = _verls_own(config)
+    # Where verl stumbles over a fault that is told already, its words add nothing.
+    told = "\n".join(found)
+    found += [fault for fault in raised if fault not in told]
+    return Findings(found, [*printed, *notes.notes(config)])
+
+
+def unset(config: DictConfig) -> tuple[list[str], bool]:
+    """Keys without a value, and values that cannot be resolved; whether the other checks can go on.
+
+    Keys with a stand-in get it, in `config`.
+    """
+    try:
+        OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        return [" ".join(str(error).split())], False
+    found = []
+    missing = sorted(OmegaConf.missing_keys(config))
+    if not config.reward.reward_model.enable:
+        missing = [key for key in missing if not key.startswith("reward.reward_model.")]
+    for key in missing:
+        hint = "; choose a backend (backend=fsdp, megatron or cpu)" if key in _STAND_INS else ""
+        found.append(f"{key} has no value{hint}")
+        if key in _STAND_INS:
+            OmegaConf.update(config, key, _STAND_INS[key])
+    return found, all(key in _STAND_INS for key in missing)
+
+
+def _verls_own(config: DictConfig) -> tuple[list[str], list[str]]:
+    """What verl's ``validate_config`` and its configuration classes raise, and what they print."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+        # That there is no critic without GAE is no news.
+        warnings.simplefilter("ignore")
+        found = [fault for stage in (_validate, _rollout) for fault in _raised_by(stage, config)]
+    lines = printed.getvalue().splitlines()
+    return found, [line for line in lines if line.startswith(("NOTICE", "WARNING"))]
+
+
+def _validate(config: DictConfig) -> None:
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    # The function under our own wrapper, whose faults are here already and which prepares a run.
+    original = inspect.unwrap(validate_config)
+    original(
+        config=without_lora(config),
+        use_reference_policy=need_reference_policy(config),
+        use_critic=need_critic(config),
+    )
+
+
+def _rollout(config: DictConfig) -> None:
+    from verl.utils.config import omega_conf_to_dataclass
+
+    omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+
+
+def without_lora(config: DictConfig) -> DictConfig:
+    """verl's check of the rank imports vLLM, which a machine that submits need not have; `fitness` has it too."""
+    config = copy.deepcopy(config)
+    config.actor_rollout_ref.model.lora_rank = 0
+    if "lora" in config.actor_rollout_ref.model:
+        config.actor_rollout_ref.model.lora.rank = 0
+    return config
+
+
+def _raised_by(stage: Callable[[DictConfig], None], config: DictConfig) -> list[str]:
+    try:
+        stage(config)
+    except Exception as error:  # whatever verl raises is a fault of the configuration, and reported as one
+        cause: Any = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        from verl_ext.hyper import one_each
+
+        return one_each(cause) if str(cause) else [f"verl raises {type(cause).__name__}"]
+    return []

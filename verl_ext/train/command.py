@@ -1,0 +1,121 @@
+"""``verl-ext train``: compose, check, and run verl's own entry point, or only show what would run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from verl_ext.bridge.driver import ConfigError
+from verl_ext.process import ProcessFamily, child_environment, stop_signals_raise
+from verl_ext.train.checks import Findings, examine
+from verl_ext.train.composing import Composed, compose
+from verl_ext.train.summary import summary
+
+LOG = "train.log"
+_POLL_SECONDS = 0.3
+_FAMILY_SECONDS = 2.0
+
+
+def train(arguments: Sequence[str], dry_run: bool = False, console: Console | None = None) -> int:
+    """Run verl's trainer with this configuration; with `dry_run` print the configuration and everything about it.
+
+    A dry run prints the resolved configuration to the standard output; all else goes to `console`.
+
+    Args:
+        arguments: Hydra overrides, our groups with or without ``+``.
+        dry_run: needs neither a GPU nor Ray.
+        console: the standard error's by default.
+
+    Returns:
+        The exit status: verl's, 1 where the configuration is at fault, 130 when the run was interrupted.
+    """
+    console = console or Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        composed = compose(arguments)
+    except ConfigError as error:
+        console.print(str(error))
+        return 1
+    findings = examine(composed.config)
+    if dry_run:
+        show(composed, findings, console)
+    for note in findings.notes:
+        console.print(f"note: {note}")
+    if findings.faults:
+        console.print("the configuration cannot run:", *(f"  - {fault}" for fault in findings.faults), sep="\n")
+        return 1
+    return 0 if dry_run else run(composed, log_file(composed), console)
+
+
+def show(composed: Composed, findings: Findings, console: Console) -> None:
+    """The resolved configuration, then a summary of it."""
+    # A fault may be that something cannot be resolved.
+    resolves = not any("nterpolation" in fault for fault in findings.faults)
+    sys.stdout.write(OmegaConf.to_yaml(composed.config, resolve=resolves))
+    sys.stdout.flush()
+    for line in summary(composed, resolves):
+        console.print(line)
+
+
+def log_file(composed: Composed) -> Path:
+    """Where a run's output goes: beside its checkpoints."""
+    return Path(composed.config.trainer.default_local_dir).expanduser() / LOG
+
+
+def run(composed: Composed, log: Path, console: Console) -> int:
+    """Run verl's entry point in a process of its own, its output in `log` and shown as it comes.
+
+    Whatever happens, no process of the run is left behind.
+
+    Returns:
+        verl's exit status; 130 when interrupted.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    console.print(f"log: {log}")
+    command = [sys.executable, *composed.command()]
+    with stop_signals_raise():
+        process = ProcessFamily(command, child_environment(platform(composed)), log)
+        finished = False
+        try:
+            status = _follow(process, log)
+            process.settle()
+            finished = True
+        except KeyboardInterrupt:
+            console.print("interrupted; ending the trainer and Ray ...")
+            status = 130
+        finally:
+            if not finished:
+                process.end()
+    return status
+
+
+def platform(composed: Composed) -> dict[str, str]:
+    """The environment of a run on the CPU: where a row chooses that back end, verl's command line does not show it."""
+    if composed.config.trainer.device != "cpu":
+        return {}
+    from verl_ext.platform.cpu import cpu_env
+
+    return cpu_env()
+
+
+def _follow(process: ProcessFamily, log: Path) -> int:
+    noted = 0.0
+    with log.open("rb") as lines:
+        while (status := process.poll()) is None:
+            _copy(lines)
+            if time.monotonic() - noted > _FAMILY_SECONDS:
+                process.note_family()
+                noted = time.monotonic()
+            time.sleep(_POLL_SECONDS)
+        _copy(lines)
+    return status
+
+
+def _copy(lines: BinaryIO) -> None:
+    sys.stdout.write(lines.read().decode("utf-8", errors="replace"))
+    sys.stdout.flush()

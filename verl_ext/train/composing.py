@@ -1,0 +1,279 @@
+"""From what a person types (``experiment=sspo algo=gspo data.seed=1``) to verl's composed configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_ext.bridge.driver import ConfigError, nearest
+from verl_ext.bridge.search_path import GROUPS, config_dir, hydra_name, register
+
+if TYPE_CHECKING:
+    from verl_ext.bridge.row_source import RowSource
+
+PRIMARY = "ppo_trainer"
+MEGATRON_PRIMARY = "ppo_megatron_trainer"
+VERL_GROUPS = ("model_engine",)
+
+_ASSIGNMENT = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+?)(?:=(?P<value>.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A configuration, and how verl's entry point gets the same one.
+
+    Attributes:
+        config: as verl's trainer would receive it, not resolved.
+        primary: verl's config that it starts from, ``ppo_trainer`` or ``ppo_megatron_trainer``.
+        arguments: Hydra overrides for that config.
+        choices: group -> option, those of an experiment included.
+    """
+
+    config: DictConfig
+    primary: str
+    arguments: list[str]
+    choices: dict[str, str]
+
+    def command(self) -> list[str]:
+        """What comes after the interpreter's name."""
+        return ["-m", "verl.trainer.main_ppo", "--config-name", self.primary, *self.arguments]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One argument, taken apart: ``+algo=espo`` has the sign ``+``, the key ``algo`` and the value ``espo``."""
+
+    text: str
+    sign: str
+    key: str
+    value: str | None
+
+    @property
+    def group(self) -> bool:
+        return self.key in GROUPS and self.sign in ("", "+") and self.value is not None
+
+
+def compose(arguments: Sequence[str]) -> Composed:
+    """Compose verl's configuration; group choices may be given with or without ``+``, in any order.
+
+    Args:
+        arguments: Hydra overrides. Of our groups the last choice counts; an experiment's own choices are overridden.
+
+    Raises:
+        ConfigError: listing every fault of the arguments.
+
+    Example:
+        >>> compose(["algo=sspo", "backend=fsdp"]).arguments
+        ['+backend=fsdp', '+algo=sspo']
+    """
+    assignments = [take_apart(argument) for argument in arguments]
+    given = {one.key: str(one.value) for one in assignments if one.group}
+    values = [one for one in assignments if not one.group]
+    found = group_faults(given) + [fault for one in values for fault in stray_group_faults(one)]
+    if found:
+        refused = [group for group, option in given.items() if group_faults({group: option})]
+        rest = {group: option for group, option in given.items() if group not in refused}
+        raise _error([*found, *diagnose(rest, values)])
+    primary, groups, choices = plan(given)
+    final = [*groups, *(one.text for one in values)]
+    try:
+        return Composed(_hydra(primary, final), primary, final, choices)
+    except ConfigError:
+        found = diagnose(given, values)
+        if not found:
+            raise
+        raise _error(found) from None
+
+
+def plan(given: Mapping[str, str]) -> tuple[str, list[str], dict[str, str]]:
+    """verl's config to start from, the groups as Hydra wants them, and all choices that then hold.
+
+    A group that the experiment chooses is overridden (``algo=gspo``), any other is added (``+algo=gspo``).
+    """
+    inherited = choices_of(given["experiment"]) if "experiment" in given else {}
+    choices = {**inherited, **given}
+    primary = MEGATRON_PRIMARY if choices.get("backend") == "megatron" else PRIMARY
+    groups = [
+        f"{'' if group in inherited else '+'}{hydra_name(group)}={given[group]}" for group in GROUPS if group in given
+    ]
+    return primary, groups, choices
+
+
+def diagnose(given: Mapping[str, str], values: Sequence[Assignment]) -> list[str]:
+    """Faults of the keys, each looked up in what the groups alone give."""
+    primary, groups, _ = plan(given)
+    verls = [one.text for one in values if one.key in VERL_GROUPS or "@" in one.key]
+    base = _hydra(primary, [*groups, *verls])
+    settings = [one for one in values if one.text not in verls and one.key not in GROUPS]
+    added = {one.key for one in settings if one.sign in ("+", "++")}
+    return [fault for one in settings for fault in key_faults(one, base, () if one.sign else added)]
+
+
+def take_apart(argument: str) -> Assignment:
+    """Split an argument.
+
+    Raises:
+        ConfigError: it is an option of Hydra's command line (``--config-name``) or no assignment.
+    """
+    match = _ASSIGNMENT.fullmatch(argument)
+    if argument.startswith("-") or match is None or (match["value"] is None and match["sign"] != "~"):
+        raise ConfigError(f"'{argument}' is no override; write key=value, +key=value or ~key")
+    ours = {hydra_name(group): group for group in GROUPS}
+    return Assignment(argument, match["sign"] or "", ours.get(match["key"], match["key"]), match["value"])
+
+
+def _error(found: Sequence[str]) -> ConfigError:
+    return ConfigError("the configuration cannot be composed:\n" + "\n".join(f"  - {fault}" for fault in found))
+
+
+def options(group: str) -> list[str]:
+    """The options of one of our groups; of ``experiment`` those of configs/ alone, without the tables' rows."""
+    return sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
+
+
+def group_faults(given: Mapping[str, str]) -> list[str]:
+    """Options that do not exist, each with its nearest neighbour."""
+    found = []
+    for group, option in given.items():
+        if group == "experiment":
+            found += experiment_faults(option)
+        elif option not in options(group):
+            found.append(f"{group}={option}: no such {group}{nearest(option, options(group))}")
+    return found
+
+
+def experiment_faults(option: str) -> list[str]:
+    """An experiment that is neither a file of configs/ nor a row of a table."""
+    from hydra.core.object_type import ObjectType
+
+    source, known = _rows(), options("experiment")
+    if option in known or source.is_config(f"experiment/{option}"):
+        return []
+    rows = source.list("experiment", ObjectType.CONFIG)
+    tables = sorted({row.rpartition("/")[0] for row in rows})
+    hint = nearest(option, [*known, *rows])
+    if "did you mean" not in hint:
+        hint = f"; there is {', '.join(known)}, and the rows of {', '.join(tables)}"
+    return [f"experiment={option}: no such experiment{hint}"]
+
+
+def _rows() -> RowSource:
+    from verl_ext.bridge.row_source import RowSource
+
+    return RowSource("verl_ext", f"{RowSource.scheme()}://rows")
+
+
+def choices_of(experiment: str) -> dict[str, str]:
+    """Group choices that an experiment makes: those of a row, or of a hand-written file's defaults list."""
+    source = _rows()
+    if source.is_config(f"experiment/{experiment}"):
+        from verl_ext.tables.recipe import find_row
+
+        return {group: choice for group, choice in find_row(experiment).choices.items() if group != "experiment"}
+    file = config_dir() / "experiment" / f"{experiment}.yaml"
+    defaults = OmegaConf.select(OmegaConf.load(file), "defaults", default=[])
+    entries = [entry for entry in defaults if isinstance(entry, DictConfig)]
+    return {
+        group: str(value)
+        for entry in entries
+        for key, value in entry.items()
+        for group in GROUPS
+        if str(key).removeprefix("/") == hydra_name(group)
+    }
+
+
+def stray_group_faults(one: Assignment) -> list[str]:
+    """A misspelt group that Hydra would take for a new key (``+algoo=espo``), or a choice that cannot be made so."""
+    if one.key in GROUPS and one.value is not None:
+        return [f"{one.text}: a choice of {one.key} is written {one.key}={one.value}"]
+    new = one.sign in ("+", "++") and "." not in one.key and "@" not in one.key
+    hint = nearest(one.key, GROUPS) if new else ""
+    return [f"{one.text}: no such group{hint}"] if "did you mean" in hint else []
+
+
+def key_faults(one: Assignment, base: DictConfig, added: Collection[str] = ()) -> list[str]:
+    """A key that the configuration does not have, or that it has already.
+
+    Args:
+        one: the assignment.
+        base: the configuration of the groups alone.
+        added: keys that other arguments add.
+    """
+    if one.key.startswith("hydra") or one.sign == "++" or one.key in added:
+        return []
+    exists = has(base, one.key)
+    if one.sign == "+":
+        return [f"{one.text}: {one.key} exists; write it without the +"] if exists else []
+    if exists or parent_is_open(base, one.key, added):
+        return []
+    known = [*keys(base), *(GROUPS if "." not in one.key else ())]
+    hint = nearest(one.key, known)
+    hint = hint if "did you mean" in hint else ""
+    return [f"{one.text}: there is no {one.key}{hint} (to add a key, write +{one.key}=...)"]
+
+
+def has(config: DictConfig, key: str) -> bool:
+    """Whether the configuration has the key, whatever its value."""
+    node: Any = config
+    for step in key.split("."):
+        if not isinstance(node, DictConfig) or node._is_none() or node._is_interpolation() or step not in node.keys():
+            return False
+        node = node._get_node(step)
+    return True
+
+
+def parent_is_open(config: DictConfig, key: str, added: Collection[str]) -> bool:
+    """Whether the key lies in something added, in a list or in an interpolation; Hydra judges those."""
+    steps = key.split(".")
+    parents = [".".join(steps[:count]) for count in range(1, len(steps))]
+    return any(
+        parent in added or (has(config, parent) and not isinstance(_raw(config, parent), DictConfig))
+        for parent in parents
+    )
+
+
+def _raw(config: DictConfig, key: str) -> Any:
+    node: Any = config
+    for step in key.split("."):
+        node = node._get_node(step)
+    return None if isinstance(node, DictConfig) and node._is_interpolation() else node
+
+
+def keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
+    """Every dotted key."""
+    for name in config:
+        path = prefix + str(name)
+        yield path
+        node = config._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            yield from keys(node, f"{path}.")
+
+
+@cache
+def verl_config_dir() -> Path:
+    """verl's own configs, found without importing verl, which takes seconds."""
+    spec = find_spec("verl")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("verl is not installed here; see README.md")
+    return Path(next(iter(spec.submodule_search_locations))) / "trainer" / "config"
+
+
+def _hydra(primary: str, overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register()
+    try:
+        with initialize_config_dir(str(verl_config_dir()), version_base=None):
+            return hydra_compose(primary, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _error([str(error)]) from error

@@ -1,0 +1,51 @@
+"""What a person should know before a run, although nothing is wrong with the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from verl_ext.train.fitness import ACTOR
+
+WIDE_FOR_SEQUENCES = 0.05
+"""Ratios of whole sequences stay within about 1e-3 of 1; GSPO's paper clips at 3e-4."""
+
+
+def notes(config: Any) -> list[str]:
+    """Every note found by the functions below."""
+    return [*file_notes(config), *clip_notes(config)]
+
+
+def file_notes(config: Any) -> list[str]:
+    """Data files that are not here: they may lie on the machine that trains."""
+    data = config.data
+    found = []
+    for key in ("train_files", "val_files"):
+        absent = [str(file) for file in as_list(data.get(key, None)) if not here(str(file))]
+        if absent:
+            found.append(f"data.{key}: not on this machine: {', '.join(absent)}; see verl-ext data prepare")
+    return found
+
+
+def here(file: str) -> bool:
+    """Whether a file exists; of one behind a protocol (``hdfs://``) nothing is known here."""
+    return "://" in file or Path(file).expanduser().is_file()
+
+
+def as_list(value: Any) -> Iterable[Any]:
+    return [] if value is None else [value] if isinstance(value, str) else value
+
+
+def clip_notes(config: Any) -> list[str]:
+    """A clip range of tokens on a loss that clips the ratio of whole sequences."""
+    from verl_ext.plugin import clip_range
+
+    actor = config.actor_rollout_ref.actor
+    low, high = clip_range(actor)
+    if actor.policy_loss.get("loss_mode", "vanilla") != "gspo" or min(low, high) < WIDE_FOR_SEQUENCES:
+        return []
+    return [
+        f"{ACTOR}.clip_ratio_low={low:g}, clip_ratio_high={high:g}: gspo's ratios of whole sequences hardly ever leave "
+        f"so wide a range, so that nothing is clipped; its paper uses 3e-4 and 4e-4"
+    ]

@@ -1,0 +1,53 @@
+"""What a composed configuration would do, in a few lines."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from verl_ext.bridge.search_path import GROUPS
+from verl_ext.train.composing import Composed
+
+
+def summary(composed: Composed, resolves: bool = True) -> list[str]:
+    """Lines for a person: choices, method, batches, lengths, and the command that runs it.
+
+    Args:
+        composed: the configuration.
+        resolves: whether its interpolations can be resolved; only the choices and the command are told if not.
+    """
+    chosen = [f"{group}={composed.choices[group]}" for group in GROUPS if group in composed.choices]
+    lines = [f"choices   {' '.join(chosen) or 'none of our groups'} on {composed.primary}"]
+    if resolves:
+        lines += [f"{name:10}{text}" for name, text in numbers(composed.config).items()]
+    return [*lines, f"command   python {shlex.join(composed.command())}"]
+
+
+def numbers(config: Any) -> dict[str, str]:
+    """The figures that one compares with a paper's."""
+    actor, rollout, data, trainer = (
+        config.actor_rollout_ref.actor,
+        config.actor_rollout_ref.rollout,
+        config.data,
+        config.trainer,
+    )
+    updates = data.train_batch_size / actor.ppo_mini_batch_size * actor.ppo_epochs
+    unit = "processes" if trainer.device == "cpu" else "GPUs"
+    lora = config.actor_rollout_ref.model.lora_rank
+    end = f"{trainer.total_training_steps} steps" if trainer.total_training_steps else f"{trainer.total_epochs} epochs"
+    return {
+        "method": f"loss {actor.policy_loss.loss_mode}, estimator {config.algorithm.adv_estimator}, "
+        f"{actor.loss_agg_mode}, clip {actor.clip_ratio_low:g} / {actor.clip_ratio_high:g}, lr {actor.optim.lr:g}",
+        "model": f"{config.actor_rollout_ref.model.path}{f', LoRA rank {lora}' if lora else ''}",
+        "data": ", ".join(_listed(data.train_files)),
+        "batch": f"{data.train_batch_size} prompts x {rollout.n} responses a step, {updates:g} updates of "
+        f"{actor.ppo_mini_batch_size} prompts; until {end}",
+        "lengths": f"prompt {data.max_prompt_length}, response {data.max_response_length} tokens",
+        "machines": f"{trainer.nnodes} x {trainer.n_gpus_per_node} {unit}, {actor.strategy}",
+    }
+
+
+def _listed(files: Any) -> list[str]:
+    return [str(file) for file in files] if OmegaConf.is_list(files) else [str(files)]
