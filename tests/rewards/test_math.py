@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from verl_ext.demo.task import Order, problems, write
-from verl_ext.rewards import math as reward
+from verl_ext.rewards import verifiers
 from verl_ext.rewards.math import OUTCOMES, close_pools, compute_score
 from verl_ext.rewards.pool import ProcessPool
+from verl_ext.rewards.verifiers import RULES
 
 LONG_S = 60.0
 ENDLESS = "\\boxed{9^{9^{9^9}}}"
-"""math-verify computes this power in one call that no signal handler can interrupt."""
+"""The power is computed in one call that no signal handler can interrupt."""
+KEYS = {"score", "acc", "outcome", "verified", "boxed", "verifier", *(f"outcome_{name}" for name in OUTCOMES)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,6 +29,12 @@ def _pools() -> Iterator[None]:
 
 def score(solution: str, truth: str = "6", **options: object) -> dict[str, object]:
     return compute_score("test", solution, truth, **{"timeout_s": LONG_S, **options})  # type: ignore[arg-type]
+
+
+def pids() -> set[int]:
+    verifier = verifiers.get("math_verify")
+    assert verifier.file is not None
+    return set(verifiers.pool_for(verifier.file, verifier.function, 2).pids)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,17 @@ def test_outcomes(solution: str, truth: str, outcome: str) -> None:
     assert {name: result[f"outcome_{name}"] for name in OUTCOMES} == {name: float(name == outcome) for name in OUTCOMES}
 
 
+@pytest.mark.parametrize(
+    ("solution", "boxed"),
+    [("\\boxed{6}", 1.0), ("\\boxed{7}", 1.0), ("6", 0.0), ("\\boxed{6", 0.0), ("\\boxed{6} or \\boxed{", 1.0)],
+)
+def test_boxed_is_about_the_form_only(solution: str, boxed: float) -> None:
+    result = score(solution)
+    assert result["boxed"] == boxed
+    assert set(result) == KEYS
+    assert result["verifier"] == f"math-verify {version('math-verify')}, verl_ext {version('verl_ext')}/{RULES}"
+
+
 def test_endless_computation_is_killed_and_the_next_answer_graded() -> None:
     score("\\boxed{6}")
     result = score(ENDLESS, timeout_s=0.5)
@@ -67,10 +87,10 @@ def test_crash_of_the_grader_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_pa
     crashing = tmp_path / "crashing.py"
     crashing.write_text("import os\ndef grade(solution, truth):\n    os._exit(139)\n")
     pool = ProcessPool(crashing, "grade", workers=1)
-    monkeypatch.setattr(reward, "_pool", lambda _: pool)
+    monkeypatch.setattr(verifiers, "pool_for", lambda *_: pool)
     result = score("\\boxed{6}")
     assert (result["outcome"], result["verified"]) == ("error", 0.0)
-    assert set(result) == {"score", "acc", "outcome", "verified", *(f"outcome_{name}" for name in OUTCOMES)}
+    assert set(result) == KEYS
     pool.close()
 
 
@@ -104,16 +124,16 @@ def test_control_pays_by_lot_and_tells_the_truth_beside() -> None:
 
 def test_forked_copy_starts_its_own_processes() -> None:
     score("\\boxed{6}")
-    mine = set(reward._pool(2).pids)
+    mine = pids()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         outcome = score("\\boxed{6}")["outcome"]
-        shared = mine & set(reward._pool(2).pids)
+        shared = mine & pids()
         close_pools()
         os.write(writer, f"{outcome} {len(shared)}".encode())
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reader, 100) == b"correct 0"
-    assert set(reward._pool(2).pids) == mine
+    assert pids() == mine
     assert score("\\boxed{6}")["outcome"] == "correct"

@@ -12,52 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from verl_ext.rewards.pool import ProcessPool
+from verl_ext.rewards import verifiers
+from verl_ext.rewards.verifiers import OUTCOMES, Outcome, close_pools
 
-Outcome = Literal["correct", "wrong", "unparsable", "timeout", "error"]
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-
-_GRADING = Path(__file__).with_name("_grading.py")
-_TAIL_CHARACTERS = 100_000
-"""Only the end of a response is graded: the answer stands there, and pipes are not for books."""
+__all__ = ["OUTCOMES", "Outcome", "close_pools", "compute_score", "grade"]
 
 logger = logging.getLogger(__name__)
-_pools: dict[int, ProcessPool] = {}
-_pools_lock = threading.Lock()
-
-
-def _pool(workers: int) -> ProcessPool:
-    # A forked copy of this process inherits the dictionary but not the workers, hence `owned`.
-    with _pools_lock:
-        pool = _pools.get(workers)
-        if pool is None or not pool.owned:
-            pool = _pools[workers] = ProcessPool(_GRADING, "grade", workers)
-        return pool
-
-
-def close_pools() -> None:
-    """End all grading processes of this process; the next call starts new ones."""
-    with _pools_lock:
-        for pool in _pools.values():
-            pool.close()
-        _pools.clear()
 
 
 def grade(solution: str, ground_truth: str, timeout_s: float = 5.0, workers: int = 2) -> tuple[Outcome, str]:
-    """Outcome of one response and, for timeout and error, what happened.
-
-    Args:
-        solution: the response text.
-        ground_truth: the expected answer, LaTeX without the box.
-        timeout_s: seconds after which the grading process is killed.
-        workers: number of grading processes.
-    """
-    result = _pool(workers).run(solution[-_TAIL_CHARACTERS:], ground_truth, timeout_s=timeout_s)
-    return (result.value if result.status == "ok" else result.status), result.detail
+    """Outcome of one response and, for timeout and error, what happened; see `verifiers.Verifier.grade`."""
+    graded = verifiers.get("math_verify").grade(solution, ground_truth, timeout_s, workers)
+    return graded.outcome, graded.detail
 
 
 def _control_score(solution: str, extra_info: dict[str, Any]) -> float:
@@ -93,7 +61,8 @@ def compute_score(
     Returns:
         ``score`` (what is learnt from), ``acc`` (1.0 if correct), ``outcome`` (a name of `OUTCOMES`),
         ``verified`` (1.0 if the verifier could judge: correct or wrong), and ``outcome_<name>`` for each
-        name, 1.0 for the one that happened. The same keys for every response, as verl requires.
+        name, 1.0 for the one that happened; ``boxed`` (1.0 if the response has a closed box, the format rate of
+        the papers) and ``verifier`` (name and version). The same keys for every response, as verl requires.
 
     Raises:
         ValueError: if the ground truth is not a non-empty string; the data are at fault, not the response.
@@ -108,9 +77,11 @@ def compute_score(
             f"data source {data_source!r}: reward_model.ground_truth must be a non-empty string, "
             f"got {ground_truth!r}; correct the data set"
         )
-    outcome, detail = grade(solution_str, ground_truth, timeout_s, workers)
-    if detail:
-        logger.warning("grading a response of %s ended in %s: %s", data_source, outcome, detail)
+    verifier = verifiers.get("math_verify")
+    graded = verifier.grade(solution_str, ground_truth, timeout_s, workers)
+    outcome = graded.outcome
+    if graded.detail:
+        logger.warning("grading a response of %s ended in %s: %s", data_source, outcome, graded.detail)
     correct = float(outcome == "correct")
     control = extra_info is not None and extra_info.get("control_rate") is not None
     return {
@@ -119,4 +90,6 @@ def compute_score(
         "outcome": outcome,
         "verified": float(outcome in ("correct", "wrong")),
         **{f"outcome_{name}": float(outcome == name) for name in OUTCOMES},
+        "boxed": float(graded.boxed),
+        "verifier": verifier.version,
     }
