@@ -1,0 +1,1 @@
+"""The papers' tables as data, and the chain that obtains their rows: plan, run, report."""
