@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from verl_ext.data.command import app as data
+from verl_ext.evaluation.command import app as evaluation
+from verl_ext.tables.command import app as tables
+
 app = typer.Typer(
     name="verl-ext",
     help="Entropy- and segment-aware policy optimisation for veRL.",
@@ -14,6 +18,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+app.add_typer(data, name="data")
+app.add_typer(evaluation, name="eval")
+app.add_typer(tables, name="tables")
 
 AssetsFolder = Annotated[Path, typer.Option(help="Cache of the demo's models and data.")]
 Model = Annotated[str, typer.Option(help="tiny_dense or tiny_moe.")]
@@ -57,6 +65,28 @@ def assets(
     built = prepare(model, out, seed=seed)  # type: ignore[arg-type]
     for path in (built.model_dir, built.train_parquet, built.val_parquet, built.control_parquet):
         typer.echo(path)
+
+
+@app.command()
+def train(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="experiment=... [OVERRIDE]...", help="Group choices and Hydra overrides.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compose, check and print; needs neither a GPU nor Ray.")
+    ] = False,
+) -> None:
+    """Train with verl's own trainer: a row of a paper's table, or choices of the groups.
+
+    Groups: backend, cluster, model, data, algo, experiment; for instance experiment=sspo/table1/sspo_1_5b, or
+    backend=fsdp cluster=1x8 model=qwen2_5_7b data=dapo_math_17k algo=espo. Every fault of the configuration is listed
+    before anything starts.
+
+    The exit status is the trainer's, 1 if the configuration is at fault, 130 if interrupted.
+    """
+    from verl_ext.train.command import train as run
+
+    raise typer.Exit(run(arguments, dry_run))
 
 
 @app.command()
