@@ -31,6 +31,9 @@ COMPILE := $(UV) pip compile -q --no-config --python $(BIN)/python --python-vers
 	--no-header --no-annotate --no-emit-find-links --no-emit-index-url
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--index $(TORCH_INDEX) --index-strategy unsafe-best-match)
 
+# Tests without Ray are independent of each other; those with Ray fill a small machine by themselves.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+
 # For benchmarks: glibc keeps what was freed. Otherwise, by the luck of the heap, half a loss's time is page faults.
 STEADY := MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 
@@ -61,10 +64,13 @@ demo: $(STAMP) ## train a tiny model with ESPO through the real veRL on this CPU
 	@$(BIN)/verl-ext demo --algo $(ALGO) --model $(MODEL) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
 
 test: lint check-lock ## what CI runs: lint, types, the GPU lock, unit and core end-to-end tests
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@failed=0; \
+	$(PARALLEL) -m "not ray and not slow" $(PYTEST_ARGS) || failed=1; \
+	$(BIN)/python -m pytest -m "ray and not slow" $(PYTEST_ARGS) || failed=1; \
+	exit $$failed
 
-test-fast: $(STAMP) ## no Ray and no trainer, under two minutes
-	$(BIN)/python -m pytest -m "not ray and not slow" $(PYTEST_ARGS)
+test-fast: $(STAMP) ## no Ray and no trainer
+	$(PARALLEL) -m "not ray and not slow" $(PYTEST_ARGS)
 
 test-all: lint check-lock ## everything, fault injection and long runs included
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -44,15 +44,17 @@ def other_sources(other_sources_or_why_not: vllm_sources.Sources | str) -> vllm_
 def triton_folder(request: pytest.FixtureRequest) -> Path:
     """A folder from which Triton can be imported."""
     assert request.config.cache is not None
-    folder = request.config.cache.mkdir("triton") / TRITON
-    if not folder.exists():
-        unfinished = folder.with_suffix(".part")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            vllm_sources.pip("install", "--target", str(unfinished), TRITON)
-        except vllm_sources.NetworkError as error:
-            pytest.skip(f"{TRITON} is not in pytest's cache, and the package index cannot be reached: {error}")
-        unfinished.rename(folder)
+    cache = request.config.cache.mkdir("triton")
+    folder = cache / TRITON
+    with vllm_sources.alone(cache):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                vllm_sources.pip("install", "--target", str(unfinished), TRITON)
+            except vllm_sources.NetworkError as error:
+                pytest.skip(f"{TRITON} is not in pytest's cache, and the package index cannot be reached: {error}")
+            unfinished.rename(folder)
     return folder
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import fcntl
 import functools
 import importlib.metadata
 import importlib.util
@@ -115,14 +117,23 @@ def of_wheel(requirement: str, folder: Path) -> Sources:
         NetworkError, AssertionError: see `pip`.
     """
     version = requirement.split("==")[1]
-    found = list(folder.glob(f"*-{version}-*.whl"))
-    if not found:
-        pip("download", "--dest", str(folder), requirement)
+    with alone(folder):
         found = list(folder.glob(f"*-{version}-*.whl"))
+        if not found:
+            pip("download", "--dest", str(folder), requirement)
+            found = list(folder.glob(f"*-{version}-*.whl"))
     (wheel,) = found
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.startswith("vllm/") and name.endswith(".py")]
         return Sources(version, {name: archive.read(name).decode() for name in names})
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Tests run in several processes, and only one of them may fill a folder of downloads."""
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def pip(command: str, *arguments: str) -> None:
