@@ -29,7 +29,7 @@ ASKED = "\nPlease reason step by step, and put your final answer within \\boxed{
 
 
 def problem(n: int) -> str:
-    return f"What is ${n} \\cdot 7$?"
+    return f"What  is ${n} \\cdot 7$?"
 
 
 def solution(n: int) -> str:

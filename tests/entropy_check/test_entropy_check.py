@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 from tests.platform import programs
 from verl_ext.cli import app
 from verl_ext.demo.models import build_tokenizer, build_untrained
+from verl_ext.engine_failure import EngineError, failure
 from verl_ext.entropy_check import command as entropy_command
 from verl_ext.entropy_check import engine, reference
 from verl_ext.entropy_check.compare import Limits, Response, Row, Values, compare
-from verl_ext.entropy_check.engine import Answer, EngineError, Job, run_engine
+from verl_ext.entropy_check.engine import Answer, Job, run_engine
 from verl_ext.entropy_check.report import Report, as_json, show, token_text
 from verl_ext.platform.cpu import cpu_env
 from verl_ext.rollout import tap
@@ -306,7 +307,7 @@ def test_an_unsupported_vllm_is_refused_before_it_is_imported(monkeypatch: pytes
     request.write_text(json.dumps(vars(job_for(tmp_path))))
     engine.main(request, answer)
     found = json.loads(answer.read_text())
-    error = engine._failure(found, 0, tmp_path / "no log is read")
+    error = failure(found, 0, tmp_path / "no log is read")
     assert "0.24.0 and 0.28.0; installed is vLLM 0.31.0" in str(error)
     assert not error.untapped
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from verl_ext.engine_failure import EngineError
 from verl_ext.entropy_check import reference
 from verl_ext.entropy_check.compare import compare
-from verl_ext.entropy_check.engine import Answer, EngineError, run_engine
+from verl_ext.entropy_check.engine import Answer, run_engine
 from verl_ext.entropy_check.report import Report, as_json, show
 from verl_ext.entropy_check.request import Prepared, Request, RequestError, cause, limits_for, prepare
 from verl_ext.platform import cpu

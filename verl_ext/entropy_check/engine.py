@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -19,28 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from verl_ext.engine_failure import PROCESSES, failure
 from verl_ext.entropy_check.compare import Response, Values
 from verl_ext.platform import cpu
 from verl_ext.process import ProcessFamily, child_environment, stop_signals_raise
 from verl_ext.rollout import tap
 
-# What needs no log to be understood: the message says it all.
-EXPLAINED = ("UnsupportedVLLMError", "UntaggedRankError", "NoVLLMError")
-TAIL = 12
-NAMED_ERROR = re.compile(r"\b[A-Z]\w*(Error|Exception): ")
-PROCESSES = "VLLM_ENABLE_V1_MULTIPROCESSING"
-
 
 class NoVLLMError(RuntimeError):
     """vLLM is not installed."""
-
-
-class EngineError(RuntimeError):
-    """The engine gave no entropies. `untapped`: it ran, and answered without them."""
-
-    def __init__(self, message: str, untapped: bool = False) -> None:
-        super().__init__(message)
-        self.untapped = untapped
 
 
 @dataclass(frozen=True)
@@ -89,28 +75,12 @@ def run_engine(job: Job) -> Answer:
             process.end()
         found = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
         if "responses" not in found:
-            raise _failure(found, status, log)
+            raise failure(found, status, log)
     return Answer(
         found["vllm"],
         found["dtype"],
         [[Response(**{**one, "values": Values(**one["values"])}) for one in many] for many in found["responses"]],
     )
-
-
-def _failure(found: dict[str, str], status: int | None, log: Path) -> EngineError:
-    """The cause, and where the log is kept, unless the message is one of ours."""
-    kind = found.get("kind")
-    if kind in EXPLAINED:
-        return EngineError(found["message"], untapped=kind == "UntaggedRankError")
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    with tempfile.NamedTemporaryFile("w", prefix="verl-ext-engine-", suffix=".log", delete=False) as kept:
-        kept.write("\n".join([*lines, found.get("traceback", "")]))
-    cause = f"{kind}: {found['message']}" if kind else f"the process ended with status {status} and without an answer"
-    tail = lines[-TAIL:] if kind is None else []
-    if kind and os.environ.get(PROCESSES, "0") != "0":
-        # What was caught then only reports the end of another process, whose own error is in the log.
-        tail = list(dict.fromkeys(filter(NAMED_ERROR.search, lines)))[:TAIL]
-    return EngineError("\n  ".join([cause, f"The engine's log is kept in {kept.name}", *tail]))
 
 
 def generate(job: Job) -> Answer:

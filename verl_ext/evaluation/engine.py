@@ -21,8 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_ext.entropy_check import engine as check
-from verl_ext.entropy_check.engine import EngineError
+from verl_ext.engine_failure import PROCESSES, EngineError, failure
 from verl_ext.evaluation.request import Decoding, EngineOptions, RequestError
 from verl_ext.evaluation.store import Generation, PartWriter, Store, write_json
 from verl_ext.platform import cpu
@@ -72,7 +71,7 @@ def run_engine(
         EngineError: if the engine could not start or died.
     """
     # Told to tap the sampler by an outer run, vLLM would refuse what is asked of it here.
-    changes = {tap.VARIABLE: "0", check.PROCESSES: os.environ.get(check.PROCESSES, "0")}
+    changes = {tap.VARIABLE: "0", PROCESSES: os.environ.get(PROCESSES, "0")}
     with tempfile.TemporaryDirectory(prefix="verl-ext-") as folder, stop_signals_raise():
         job, failed, log = (Path(folder, name) for name in ("job.json", "failed.json", "engine.log"))
         found: dict[str, Any] = {
@@ -96,7 +95,7 @@ def run_engine(
             found = json.loads(failed.read_text(encoding="utf-8")) if failed.exists() else {}
             if found.get("kind") == RequestError.__name__:
                 raise RequestError(found["faults"])
-            raise check._failure(found, status, log)
+            raise failure(found, status, log)
 
 
 def main(file: Path) -> int:
