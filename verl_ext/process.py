@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,9 @@ import psutil
 
 # Shared memory and semaphores that vLLM and verl's weight sync create and, when killed, leave behind.
 SEGMENT = re.compile(r"/dev/shm/(?:psm_|verl_weights_|sem\.mp-)\w+")
+
+_POLL_SECONDS = 0.3
+_FAMILY_SECONDS = 2.0
 
 
 class ProcessFamily:
@@ -39,6 +42,23 @@ class ProcessFamily:
     def poll(self) -> int | None:
         """The exit status, or None while the command runs."""
         return self._process.poll()
+
+    def follow(self, look: Callable[[], None]) -> int:
+        """Wait for the command, noting its family now and then; the exit status.
+
+        Args:
+            look: called several times a second, the last time after the command has ended.
+        """
+        noted = time.monotonic() - _FAMILY_SECONDS
+        while True:
+            status = self.poll()
+            look()
+            if status is not None:
+                return status
+            if time.monotonic() - noted > _FAMILY_SECONDS:
+                self.note_family()
+                noted = time.monotonic()
+            time.sleep(_POLL_SECONDS)
 
     def note_family(self) -> None:
         """Remember the descendants that live now."""
@@ -92,6 +112,38 @@ class ProcessFamily:
             except psutil.NoSuchProcess:
                 continue
         return len(living)
+
+
+def run_family(
+    command: Sequence[str],
+    extra: Mapping[str, str],
+    log: Path,
+    follow: Callable[[ProcessFamily], int],
+    announce: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a command to its end; whatever happens, no process of it is left behind.
+
+    Args:
+        command: the whole command line.
+        extra: environment on top of this process's.
+        log: where its output goes.
+        follow: watches the process and returns its exit status.
+        announce: called on an interruption, before the processes are ended, which takes seconds.
+
+    Raises:
+        KeyboardInterrupt: on SIGINT, SIGTERM and SIGHUP, after all processes have ended.
+    """
+    with stop_signals_raise():
+        process = ProcessFamily(command, child_environment(extra), log)
+        try:
+            status = follow(process)
+            process.settle()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                announce()
+            process.end()
+            raise
+    return status
 
 
 def mapped_segments(pids: Iterable[int]) -> set[str]:

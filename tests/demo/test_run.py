@@ -47,8 +47,8 @@ def assert_gone(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verl_ext.demo.run._FAMILY_SECONDS", 0.1)
-    monkeypatch.setattr("verl_ext.demo.run._POLL_SECONDS", 0.05)
+    monkeypatch.setattr("verl_ext.process._FAMILY_SECONDS", 0.1)
+    monkeypatch.setattr("verl_ext.process._POLL_SECONDS", 0.05)
     monkeypatch.setattr("verl_ext.process.ProcessFamily.settle.__defaults__", (1.0,))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from verl_ext.tables.job import Job, Places
 from verl_ext.tables.parse import parse
@@ -42,14 +45,50 @@ def job(tmp_path: Path, row: str = "base", seed: int = 1, text: str = TEXT, over
     return Job(found, found.by_name[row], seed, places, overrides)
 
 
+def scores(folder: Path, correct: list[list[int]], boxed: list[list[int]] | None = None) -> None:
+    """scores.parquet of some problems' samples, 1 for the good ones."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {
+            "index": index,
+            "sample": sample,
+            "outcome": "correct" if good else "timeout" if sample else "wrong",
+            "boxed": bool((boxed or correct)[index][sample]),
+        }
+        for index, samples in enumerate(correct)
+        for sample, good in enumerate(samples)
+    ]
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows[::-1]), folder / "scores.parquet")
+
+
+def finish(job: Job, steps: list[int], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Note the stages of a job whose scores are there as done, and return its result."""
+    from verl_ext.tables import results
+
+    job.work.begin("data", {})
+    job.work.spend("data", 1.0, {"files": {"demo_arithmetic/demo": "abc"}})
+    job.work.begin("export", {})
+    job.work.spend("export", 2.5, {"models": {str(step): {} for step in steps}})
+    job.work.begin("evaluate", {"verifier": "v 1"})
+    job.work.spend("evaluate", 3.0, {})
+    monkeypatch.setattr(results, "notes", lambda job, step: [f"note of {step}"])
+    monkeypatch.setattr(results, "commit", lambda: "abc")
+    monkeypatch.setattr(type(job), "config_hash", "0123")
+    job.work.begin("result", {})
+    file = results.write(job)
+    job.work.spend("result", 0.1, {})
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
 def result(row: str, seed: int, columns: dict[str, tuple[float, float, float]], **changes: Any) -> dict[str, Any]:
     """A result of the table above: column -> value, low, high."""
-    from verl_ext.tables.schema import Column
-
     made = table()
     definitions = {
-        column.name: {**Column(column.name).__dict__, **column.__dict__, "mean_of": list(column.mean_of)}
-        for column in made.columns
+        column.name: {**column.__dict__, "mean_of": list(column.mean_of), "weights": []} for column in made.columns
     }
     numbers = {name: {"value": value, "low": low, "high": high, "n": 4} for name, (value, low, high) in columns.items()}
     return {

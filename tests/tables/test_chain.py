@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from verl_ext.tables.training import leftovers
@@ -61,6 +62,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         orphans = leftovers(work)
+        for orphan in orphans:
+            # Left alone they might do the second step before the second start has found them.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                orphan.suspend()
         again = start(folder, folder / "second.log")
         status = again.wait(timeout=LIMIT_S)
     return {"folder": folder, "work": work, "orphans": len(orphans), "status": status}

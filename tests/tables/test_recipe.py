@@ -95,6 +95,10 @@ def test_columns_and_decodings() -> None:
     assert table.decodings["drawn"] == Decoding("drawn", 0.6, 0.95, 32, 8192, 20)
     assert table.column("AIME24").metric == "avg@32"
     assert table.column("Avg").mean_of == ("AIME24", "MATH")
+    assert table.column("Avg").shares == (0.5, 0.5)
+    weighted = parse((HEAD + ROW).replace("[AIME24, MATH]", "[AIME24, MATH], weights: [3, 1]"), "p", "t")
+    assert weighted.column("Avg").weights == (3, 1)
+    assert weighted.column("Avg").shares == (0.75, 0.25)
 
 
 FAULTY = [
@@ -118,6 +122,13 @@ FAULTY = [
     (HEAD + OTHER + "    overrides: {a: 1}\n", ["overrides would have no effect"]),
     (HEAD + OTHER.replace("model: q", "algo: grpo, model: q"), ["choices of algo would have no effect"]),
     (HEAD.replace("[AIME24, MATH]", "[AIME24, AMC]") + ROW, ["mean_of AMC, not a measured column"]),
+    (HEAD.replace("[AIME24, MATH]", "[]") + ROW, ["column Avg: mean_of names no column"]),
+    (HEAD.replace("[AIME24, MATH]", "[AIME24, MATH], weights: [1]") + ROW, ["2 columns, weights has 1 numbers"]),
+    (HEAD.replace("[AIME24, MATH]", "[AIME24, MATH], weights: [1, 0]") + ROW, ["weights must be numbers above 0"]),
+    (HEAD.replace("[AIME24, MATH]", "[AIME24, MATH], weights: [1, true]") + ROW, ["weights must be numbers above 0"]),
+    (HEAD.replace("[AIME24, MATH]", "[AIME24, MATH], weights: [1, .inf]") + ROW, ["weights must be numbers above 0"]),
+    (HEAD.replace("[AIME24, MATH]", "[AIME24, MATH], weights: 2") + ROW, ["weights must be a list"]),
+    (HEAD.replace("metric: avg@32", "weights: [1], metric: avg@32") + ROW, ["weights not known"]),
     (HEAD.replace("metric: avg@32", "metric: mean@32") + ROW, ["metric 'mean@32' is not avg@N"]),
     (HEAD.replace("metric: avg@32", "metric: pass@64") + ROW, ["pass@64 needs 64 samples, 'drawn' draws 32"]),
     (HEAD.replace("decoding: greedy", "decoding: grdy") + ROW, ["no decoding 'grdy'; there are greedy, drawn"]),

@@ -64,7 +64,7 @@ def test_a_same_row_takes_only_columns_that_were_measured_in_the_same_way() -> N
     line = report(changed)["again"]
     # B was drawn at another temperature, and the mean holds B.
     assert [cell.obtained is not None for cell in line.cells] == [True, False, False]
-    assert "p/t/one was not evaluated for B, Mean" in line.notes
+    assert "p/t/one has no scores for B, Mean" in line.notes
 
 
 def test_a_derived_row_needs_all_its_rows() -> None:
@@ -129,6 +129,22 @@ def test_html_is_self_contained_and_escapes() -> None:
     assert "&lt;script&gt;" in text
     assert not re.search(r'(?:src|href)="', text)
     assert text.count('<span class="own">') == 6  # one and again, three columns each
+
+
+@pytest.mark.parametrize("form", ["md", "html"])
+def test_a_weighted_mean_is_named(form: str) -> None:
+    plain = tables.table()
+    heavy = tables.table(tables.TEXT.replace("mean_of: [A, B]", "mean_of: [A, B], weights: [960, 2656.5]"))
+    assert "weighted" not in page(plain, lines(plain, {}), form)
+    assert "Mean is a weighted mean, of A (960), B (2656.5)" in page(heavy, lines(heavy, {}), form)
+
+
+def test_a_mean_with_other_weights_is_another_column() -> None:
+    heavy = tables.table(tables.TEXT.replace("mean_of: [A, B]", "mean_of: [A, B], weights: [3, 1]"))
+    same = tables.table(tables.TEXT.replace("mean_of: [A, B]", "mean_of: [A, B], weights: [7, 7]"))
+    for table, shown in ((heavy, False), (same, True)):
+        found = {line.row.name: line for line in lines(table, {"p/t/one": [ONE_1]})}
+        assert [cell.obtained is not None for cell in found["again"].cells] == [True, True, shown]
 
 
 def test_results_are_collected_from_the_folders(tmp_path: Path) -> None:

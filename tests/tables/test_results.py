@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tables
+from tables import scores
 
-from verl_ext.tables import results
-from verl_ext.tables.results import average, column_values, mean_interval, obtained, write
+from verl_ext.tables.columns import average, column_values, mean_interval, obtained
 from verl_ext.tables.schema import Column
 
 # Three problems with four samples: correct 2, 0, 4 of 4; boxed 3, 1, 4 of 4.
@@ -19,22 +18,7 @@ CORRECT = [[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
 BOXED = [[1, 1, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1]]
 
 
-def scores(folder: Path, correct: list[list[int]], boxed: list[list[int]] | None = None) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [
-        {
-            "index": index,
-            "sample": sample,
-            "outcome": "correct" if good else "timeout" if sample else "wrong",
-            "boxed": bool((boxed or correct)[index][sample]),
-        }
-        for index, samples in enumerate(correct)
-        for sample, good in enumerate(samples)
-    ]
-    folder.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows[::-1]), folder / "scores.parquet")
+EQUAL = (0.5, 0.5)
 
 
 def column(metric: str) -> Column:
@@ -75,17 +59,37 @@ def test_interval_of_a_mean_over_different_problems() -> None:
     # Two benchmarks of 400 problems, half of them solved: the mean has variance (0.25/400)/2, so that its 95%
     # interval is 0.5 +- 1.96 * 0.017678 = 0.5 +- 0.03465.
     half = np.array([0.0, 1.0] * 200)
-    low, high = mean_interval({"x": ("one", half), "y": ("two", half)})
+    low, high = mean_interval([("one", half), ("two", half)], EQUAL)
     assert (low, high) == (pytest.approx(0.46535, abs=2e-3), pytest.approx(0.53465, abs=2e-3))
 
 
 def test_interval_of_a_mean_over_the_same_problems() -> None:
     # The same problems twice say no more than once: 0.5 +- 1.96 * 0.025 = 0.5 +- 0.049.
     half = np.array([0.0, 1.0] * 200)
-    low, high = mean_interval({"x": ("one", half), "y": ("one", half)})
+    low, high = mean_interval([("one", half), ("one", half)], EQUAL)
     assert (low, high) == (pytest.approx(0.451, abs=2e-3), pytest.approx(0.549, abs=2e-3))
     # And opposite values cancel: every problem's mean is 0.5, whatever is drawn.
-    assert mean_interval({"x": ("one", half), "y": ("one", 1 - half)}) == pytest.approx((0.5, 0.5))
+    assert mean_interval([("one", half), ("one", 1 - half)], EQUAL) == pytest.approx((0.5, 0.5))
+
+
+def test_interval_of_a_weighted_mean() -> None:
+    # Weights 3 and 1 of benchmarks with 400 and 100 problems, half of them solved:
+    # variance (3/4)^2 0.25/400 + (1/4)^2 0.25/100 = 0.00035156 + 0.00015625 = 0.00050781, 1.96 * 0.022535 = 0.04417.
+    large, small = np.array([0.0, 1.0] * 200), np.array([0.0, 1.0] * 50)
+    low, high = mean_interval([("one", large), ("two", small)], (0.75, 0.25))
+    assert (low, high) == (pytest.approx(0.45583, abs=2e-3), pytest.approx(0.54417, abs=2e-3))
+    # Weights by the numbers of problems: the mean over all 500 pooled, with its variance 0.25/500, 1.96 * 0.022361.
+    low, high = mean_interval([("one", large), ("two", small)], (0.8, 0.2))
+    assert (low, high) == (pytest.approx(0.45617, abs=2e-3), pytest.approx(0.54383, abs=2e-3))
+
+
+def test_value_of_a_weighted_mean(tmp_path: Path) -> None:
+    made = tables.table(tables.TEXT.replace("mean_of: [A, B]", "mean_of: [A, B], weights: [3, 1]"))
+    scores(tmp_path / "demo_arithmetic.greedy", [[1], [0], [0], [0]])
+    scores(tmp_path / "demo_arithmetic.drawn", [[1] * 4, [1] * 4, [1] * 4, [0] * 4])
+    found = obtained(made.columns, tmp_path)
+    assert found["Mean"]["value"] == (3 * 25 + 75) / 4  # 37.5; the plain mean is 50
+    assert found["Mean"]["low"] < 37.5 < found["Mean"]["high"]
 
 
 def test_the_best_step_has_the_best_mean_of_measured_columns() -> None:
@@ -103,17 +107,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, steps: 
         one = [[1]] * solved + [[0]] * (4 - solved)
         scores(job.work.evaluation / f"step_{step}" / "demo_arithmetic.greedy", one)
         scores(job.work.evaluation / f"step_{step}" / "demo_arithmetic.drawn", [row * 4 for row in one])
-    job.work.begin("data", {})
-    job.work.spend("data", 1.0, {"files": {"demo_arithmetic/demo": "abc"}})
-    job.work.begin("export", {})
-    job.work.spend("export", 2.5, {"models": {str(step): {} for step in steps}})
-    job.work.begin("evaluate", {"verifier": "v 1"})
-    job.work.spend("evaluate", 3.0, {})
-    monkeypatch.setattr(results, "notes", lambda job, step: [f"note of {step}"])
-    monkeypatch.setattr(results, "commit", lambda: "abc")
-    monkeypatch.setattr(type(job), "config_hash", "0123")
-    found: dict[str, Any] = json.loads(write(job).read_text())
-    return found
+    return tables.finish(job, list(steps), monkeypatch)
 
 
 def test_result_of_the_best_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from verl_ext.demo.logs import STARTUP, startup_phase
 from verl_ext.demo.metrics import MetricsTail, Record
+from verl_ext.process import ProcessFamily
 
 _FIRST_PHASE = "importing verl"
 _VALIDATING = "first validation"
@@ -155,3 +157,14 @@ class LiveLine:
         numbers = describe(training[-1]) if training else "first step"
         left = state.seconds_left(now)
         return f"step {state.step}/{state.total}  {numbers}  {'' if left is None else clock(left) + ' left'}"
+
+
+def watch(process: ProcessFamily, state: RunState, console: Console) -> int:
+    """Show a run as a live line until its process has ended; the exit status."""
+    with LiveLine(console, state) as live:
+
+        def look() -> None:
+            now = time.monotonic()
+            live.show(state.update(now), now)
+
+        return process.follow(look)

@@ -13,15 +13,13 @@ from rich.table import Table as RichTable
 
 from verl_ext.demo.logs import error_excerpt
 from verl_ext.demo.metrics import History
-from verl_ext.demo.progress import LiveLine, RunState, clock
-from verl_ext.process import ProcessFamily, child_environment, stop_signals_raise
+from verl_ext.demo.progress import RunState, clock, watch
+from verl_ext.process import run_family
 
 if TYPE_CHECKING:
     from verl_ext.demo.assets import Assets
     from verl_ext.demo.models import ModelKind
 
-_POLL_SECONDS = 0.3
-_FAMILY_SECONDS = 2.0
 MODELS = ("tiny_dense", "tiny_moe")
 
 
@@ -152,36 +150,14 @@ def train(command: list[str], state: RunState, console: Console) -> int:
     """
     from verl_ext.platform.cpu import cpu_env
 
-    env = child_environment({**cpu_env(), "VERL_FILE_LOGGER_PATH": str(state.metrics)})
-    with stop_signals_raise():
-        process = ProcessFamily(command, env, state.log)
-        finished = False
-        try:
-            status = _watch(process, state, console)
-            process.settle()
-            finished = True
-        except KeyboardInterrupt:
-            console.print("interrupted; ending the trainer and Ray ...")
-            status = 130
-        finally:
-            if not finished:
-                process.end()
-    return status
-
-
-def _watch(process: ProcessFamily, state: RunState, console: Console) -> int:
-    noted = 0.0
-    with LiveLine(console, state) as live:
-        while (status := process.poll()) is None:
-            now = time.monotonic()
-            live.show(state.update(now), now)
-            if now - noted > _FAMILY_SECONDS:
-                process.note_family()
-                noted = now
-            time.sleep(_POLL_SECONDS)
-        now = time.monotonic()
-        live.show(state.update(now), now)
-    return status
+    env = {**cpu_env(), "VERL_FILE_LOGGER_PATH": str(state.metrics)}
+    try:
+        return run_family(
+            command, env, state.log, lambda process: watch(process, state, console),
+            lambda: console.print("interrupted; ending the trainer and Ray ..."),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        return 130
 
 
 def _failed(status: int, log: Path, console: Console) -> int:

@@ -15,7 +15,20 @@ from verl_ext.tables.work import Work, key_of
 if TYPE_CHECKING:
     from verl_ext.train import Composed
 
-SEED_KEYS = ("data.seed", "actor_rollout_ref.rollout.seed", "actor_rollout_ref.actor.data_loader_seed")
+SEED_KEYS = (
+    "data.seed",  # which `train_max_samples` problems are drawn, and the order of all
+    "actor_rollout_ref.rollout.seed",
+    "actor_rollout_ref.actor.data_loader_seed",
+    "critic.data_loader_seed",
+    "reward.reward_model.rollout.seed",
+)
+FSDP_SEED_KEYS = (
+    "actor_rollout_ref.actor.fsdp_config.seed",
+    "actor_rollout_ref.ref.fsdp_config.seed",
+    "critic.fsdp.seed",
+)
+MEGATRON_SEED_KEYS = ("actor_rollout_ref.actor.megatron.seed", "critic.megatron.seed")
+"""The reference model's follows the actor's."""
 SAVE_EVERY = 20
 """Steps between checkpoints where the configuration gives no number: what an interruption costs at most."""
 
@@ -85,8 +98,15 @@ class Job:
 
     def arguments(self, runtime: Sequence[str] = ()) -> list[str]:
         """Hydra overrides: the row's, the seed's, those given on the command line, and `runtime`."""
-        seeds = [f"{key}={self.seed}" for key in SEED_KEYS]
+        keys = (*SEED_KEYS, *(MEGATRON_SEED_KEYS if self.megatron else FSDP_SEED_KEYS))
+        seeds = [f"{key}={self.seed}" for key in keys]
         return [*self.row.hydra_overrides(), *seeds, *self.overrides, *runtime]
+
+    @property
+    def megatron(self) -> bool:
+        """Whether the row trains with Megatron, or an override says so."""
+        given = [override.partition("=")[2] for override in self.overrides if override.startswith("backend=")]
+        return [self.row.choices.get("backend"), *given][-1] == "megatron"
 
     def config(self) -> dict[str, Any]:
         """The configuration as plain data, interpolations left as they are: no path of this machine is in it."""

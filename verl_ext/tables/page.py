@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_ext.tables.report import Line, Obtained, collect, lines
+from verl_ext.tables.report import Line, Obtained, collect, lines, weighted
 from verl_ext.tables.schema import Table
 
 
@@ -37,6 +37,7 @@ def page(table: Table, found: Sequence[Line], form: str) -> str:
         "lines": found,
         "panels": panels(found),
         "done": [line for line in found if line.obtained],
+        "weighted": weighted(table),
     }
     return environment.get_template(f"report.{form}.j2").render(context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from verl_ext.tables.parse_row import ROW_OPTIONS, RowReader
-from verl_ext.tables.reader import RecipeError, listed
+from verl_ext.tables.reader import RecipeError, has_type, listed
 from verl_ext.tables.schema import Column, Decoding, Row, Table
 
 METRIC = re.compile(r"avg@([1-9]\d*)|pass@([1-9]\d*)|fmt")
@@ -105,9 +106,7 @@ class _TableReader(RowReader):
         name = data.get("name", data) if isinstance(data, dict) else data
         where = f"{self.where} column {name}"
         if isinstance(data, dict) and "mean_of" in data:
-            if not self.keys(data, where, {"name": str, "mean_of": list}, {}):
-                return None
-            return Column(data["name"], mean_of=tuple(map(str, data["mean_of"])))
+            return self.mean(data, where)
         if not self.keys(data, where, dict.fromkeys(("name", "benchmark", "metric", "decoding"), str), {}):
             return None
         column = Column(data["name"], data["benchmark"], data["metric"], data["decoding"])
@@ -121,6 +120,20 @@ class _TableReader(RowReader):
                 f"{where}: {column.metric} needs {wanted} samples, '{decoding.name}' draws {decoding.samples}"
             )
         return column
+
+    def mean(self, data: dict[str, Any], where: str) -> Column | None:
+        if not self.keys(data, where, {"name": str, "mean_of": list}, {"weights": list}):
+            return None
+        names, weights = data["mean_of"], data.get("weights")
+        if not names:
+            self.faults.append(f"{where}: mean_of names no column")
+        if weights is None:
+            return Column(data["name"], mean_of=tuple(map(str, names)))
+        if not all(has_type(weight, float) and 0 < weight < math.inf for weight in weights):
+            self.faults.append(f"{where}: weights must be numbers above 0, got {weights!r}")
+        if len(weights) != len(names):
+            self.faults.append(f"{where}: mean_of has {len(names)} columns, weights has {len(weights)} numbers")
+        return Column(data["name"], mean_of=tuple(map(str, names)), weights=tuple(weights))
 
     def means(self, columns: list[Column]) -> None:
         plain = {column.name for column in columns if not column.mean_of}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verl_ext.tables.matching import numbers, with_further
 from verl_ext.tables.schema import Row, Table
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -75,14 +76,20 @@ class Line:
 
 
 def collect(table: Table, out: Path) -> dict[str, list[dict[str, Any]]]:
-    """The results that lie in the work folders of a table's rows, and of the rows they are the same as."""
+    """The results that lie in the work folders of a table's rows, and of the rows they are the same as.
+
+    Columns of this table that a run did not report are computed from its scores, where it has them.
+    """
     from verl_ext.tables.work import Work
 
     references = {row.same_as or row.reference for row in table.rows}
     found = {}
     for reference in sorted(references):
         folders = sorted((out / reference).glob("seed*"), key=lambda folder: int(folder.name.removeprefix("seed")))
-        results = [result for folder in folders if (result := Work(folder).result())]
+        works = [Work(folder) for folder in folders]
+        results = [
+            with_further(table, result, work.evaluation) for work in works if (result := work.result()) is not None
+        ]
         if results:
             found[reference] = results
     return found
@@ -109,29 +116,18 @@ def lines(table: Table, results: Results) -> list[Line]:
 def _measured(table: Table, row: Row, results: Results) -> dict[str, Obtained | None]:
     """Column -> what the runs of this row, or of the row it is the same as, obtained."""
     runs = results.get(row.same_as or row.reference, ())
-    return {column.name: _over_seeds([(run["seed"], _value(table, column.name, run)) for run in runs])
-            for column in table.columns}  # fmt: skip
+    found = [(run["seed"], numbers(table, run)) for run in runs]
+    return {column.name: _over_seeds([(seed, own.get(column.name)) for seed, own in found]) for column in table.columns}
 
 
-def _value(table: Table, name: str, run: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """A run's numbers for a column of this table: those of its column that was measured in the same way."""
-    here = {
-        "definitions": {column.name: asdict(column) for column in table.columns},
-        "decodings": {key: asdict(decoding) for key, decoding in table.decodings.items()},
-    }
-    wanted = _definition_of(here["definitions"][name], here)
-    for other, definition in run["definitions"].items():
-        if _definition_of(definition, run) == wanted:
-            found: Mapping[str, float] = run["columns"][other]
-            return found
-    return None
-
-
-def _definition_of(column: Mapping[str, Any], run: Mapping[str, Any]) -> Any:
-    if column["mean_of"]:
-        return sorted(str(_definition_of(run["definitions"][name], run)) for name in column["mean_of"])
-    decoding = {key: value for key, value in run["decodings"][column["decoding"]].items() if key != "name"}
-    return (column["benchmark"], column["metric"], decoding)
+def weighted(table: Table) -> list[str]:
+    """A sentence for each column that is a weighted mean."""
+    return [
+        f"{column.name} is a weighted mean, of "
+        + ", ".join(f"{name} ({weight:g})" for name, weight in zip(column.mean_of, column.weights, strict=True))
+        for column in table.columns
+        if column.weights
+    ]
 
 
 def _over_seeds(values: Sequence[tuple[int, Mapping[str, float] | None]]) -> Obtained | None:
@@ -168,7 +164,7 @@ def _notes(table: Table, row: Row, runs: Sequence[Mapping[str, Any]], cells: Seq
         found.append(f"the run of {row.same_as}")
         absent = [cell.column for cell in cells if cell.obtained is None]
         if runs and absent:
-            found.append(f"{row.same_as} was not evaluated for {', '.join(absent)}")
+            found.append(f"{row.same_as} has no scores for {', '.join(absent)}")
     if row.derived:
         found.append(f"{row.derived.operation} of {', '.join(row.derived.rows)}, from obtained numbers only")
     missing = sorted(set(row.seeds) - {run["seed"] for run in runs})

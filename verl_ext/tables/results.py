@@ -3,103 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from verl_ext.tables.evaluating import folder_name, measured, steps
-from verl_ext.tables.parse import METRIC
-from verl_ext.tables.schema import Column
+from verl_ext.tables.columns import average, obtained
+from verl_ext.tables.evaluating import measured, steps
 from verl_ext.tables.work import write_json
 
 if TYPE_CHECKING:
     from verl_ext.tables.job import Job
 
 UNIT = "per cent"
-_RESAMPLES = 10_000
-_TAILS = (0.025, 0.975)
-Values = NDArray[np.float64]
-
-
-def column_values(folder: Path, column: Column) -> Values:
-    """One value a problem, in [0, 1], from the scores of a column's benchmark.
-
-    Args:
-        folder: with scores.parquet.
-        column: not a mean of others.
-
-    Returns:
-        [P], whose mean is the column's value.
-    """
-    import pyarrow.parquet as pq
-
-    from verl_ext.evaluation.metrics import avg_at_k, pass_at_k
-
-    rows = sorted(pq.read_table(folder / "scores.parquet").to_pylist(), key=lambda row: (row["index"], row["sample"]))
-    samples = 1 + max(row["sample"] for row in rows)
-    good = [row["boxed"] if column.metric == "fmt" else row["outcome"] == "correct" for row in rows]
-    matrix = np.array(good, dtype=float).reshape(-1, samples)
-    match = METRIC.fullmatch(str(column.metric))
-    assert match is not None
-    if match[2]:
-        return pass_at_k(matrix, int(match[2]))
-    return avg_at_k(matrix, int(match[1]) if match[1] else None)
-
-
-def mean_interval(parts: Mapping[str, tuple[str, Values]], seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean of columns.
-
-    Problems are drawn with replacement benchmark by benchmark, and columns of one benchmark share the draw: they are
-    about the same problems.
-
-    Args:
-        parts: column -> benchmark and its values [P].
-        seed: of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    total = np.zeros(_RESAMPLES)
-    for benchmark in dict.fromkeys(name for name, _ in parts.values()):
-        values = np.stack([own for name, own in parts.values() if name == benchmark])
-        count = values.shape[1]
-        # Only the sum over a benchmark's columns matters for the mean.
-        of_problem = values.sum(axis=0) / count
-        for start in range(0, _RESAMPLES, 1000):
-            draws = rng.integers(0, count, size=(1000, count))
-            total[start : start + 1000] += of_problem[draws].sum(axis=1)
-    low, high = np.quantile(total / len(parts), _TAILS)
-    return float(low), float(high)
-
-
-def obtained(columns: tuple[Column, ...], evaluation: Path) -> dict[str, dict[str, float]]:
-    """Value, low, high (per cent) and number of problems of every column."""
-    from verl_ext.evaluation.metrics import bootstrap
-
-    plain = {c.name: (str(c.benchmark), column_values(evaluation / folder_name(c), c)) for c in columns if c.benchmark}
-    found = {}
-    for column in columns:
-        if column.benchmark:
-            metric = bootstrap(plain[column.name][1])
-            value, low, high, count = metric.value, metric.low, metric.high, metric.n
-        else:
-            parts = {name: plain[name] for name in column.mean_of}
-            value = float(np.mean([values.mean() for _, values in parts.values()]))
-            low, high = mean_interval(parts)
-            count = sum({name: len(values) for name, values in parts.values()}.values())
-        numbers = {"value": value, "low": low, "high": high}
-        found[column.name] = {**{name: round(100 * number, 6) for name, number in numbers.items()}, "n": count}
-    return found
-
-
-def average(columns: tuple[Column, ...], values: Mapping[str, Mapping[str, float]]) -> float:
-    """Mean over the measured columns, rates of boxed answers left out: what the rule ``best`` compares."""
-    plain = [column for column in columns if column.benchmark]
-    own = [values[column.name]["value"] for column in plain if column.metric != "fmt"]
-    own = own or [values[column.name]["value"] for column in plain]
-    return sum(own) / len(own)
 
 
 def write(job: Job) -> Path:

@@ -6,7 +6,7 @@ A row is named ``<paper>/<table>/<row>``, for instance ``sspo/table1/sspo_1_5b``
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -46,7 +46,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: one metric of one benchmark, or the plain mean of other columns.
+    """A column: one metric of one benchmark, or the mean of other columns.
 
     Attributes:
         name: as the paper prints it.
@@ -54,6 +54,7 @@ class Column:
         metric: ``avg@N``, ``pass@K`` or ``fmt``; None for a mean.
         decoding: name of a decoding; None for a mean.
         mean_of: columns averaged, empty unless this is a mean.
+        weights: one for each of `mean_of`; empty for the plain mean.
     """
 
     name: str
@@ -61,6 +62,22 @@ class Column:
     metric: str | None = None
     decoding: str | None = None
     mean_of: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """What each of `mean_of` counts; they add up to 1."""
+        weights = self.weights or (1.0,) * len(self.mean_of)
+        return tuple(weight / sum(weights) for weight in weights)
+
+    def mean(self, values: Sequence[float]) -> float:
+        """The weighted mean ``sum_i w_i x_i / sum_i w_i`` of the values of `mean_of`.
+
+        Example:
+            >>> Column("Avg", mean_of=("A", "B"), weights=(3, 1)).mean([10.0, 50.0])
+            20.0
+        """
+        return sum(share * value for share, value in zip(self.shares, values, strict=True))
 
 
 @dataclass(frozen=True)

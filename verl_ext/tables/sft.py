@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from verl_ext.tables.job import Job
 
 PRIMARY = "sft_trainer_engine"
+SEED_KEYS = ("trainer.seed", "engine.seed", "+data.seed")
+"""verl 0.9.1 reads the first nowhere, and its sampler always shuffles with seed 0: see docs/tables.md."""
 
 
 def sft_arguments(job: Job, model: str | None = None) -> list[str]:
@@ -20,7 +22,7 @@ def sft_arguments(job: Job, model: str | None = None) -> list[str]:
     return [
         f"model.path={literal(model or model_path(job.row.choices['model']))}",
         *(f"{key}={literal(value)}" for key, value in job.row.overrides.items()),
-        f"trainer.seed={job.seed}",
+        *(f"{key}={job.seed}" for key in SEED_KEYS),
         *job.overrides,
     ]
 

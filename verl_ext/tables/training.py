@@ -13,16 +13,14 @@ import psutil
 from rich.console import Console
 
 from verl_ext.demo.logs import error_excerpt
-from verl_ext.demo.progress import LiveLine, RunState
-from verl_ext.process import ProcessFamily, child_environment, mapped_segments, stop_signals_raise
+from verl_ext.demo.progress import RunState, watch
+from verl_ext.process import mapped_segments, run_family
 from verl_ext.tables.work import StageError, Work
 
 MARK = "VERL_EXT_WORK_FOLDER"
 """Environment variable of a training run and of everything it starts: how a killed run's leftovers are known."""
 
 _TRACKER = "latest_checkpointed_iteration.txt"
-_POLL_SECONDS = 0.3
-_FAMILY_SECONDS = 2.0
 
 
 def saved_steps(checkpoints: Path) -> list[int]:
@@ -71,31 +69,10 @@ def train(command: Sequence[str], work: Work, total: int | None, env: Mapping[st
     log, metrics = work.logs / f"train-{attempt}.log", work.logs / f"metrics-{attempt}.jsonl"
     marked = {MARK: str(work.folder), "VERL_FILE_LOGGER_PATH": str(metrics)}
     state = RunState(log, metrics, total or 1, time.monotonic())
-    with stop_signals_raise():
-        process = ProcessFamily(command, child_environment({**env, **marked}), log)
-        try:
-            status = _follow(process, state, console)
-            process.settle()
-        except BaseException:
-            process.end()
-            raise
+    status = run_family(command, {**env, **marked}, log, lambda process: watch(process, state, console))
     if status != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         raise StageError(f"the trainer failed (exit status {status}); the whole log: {log}", error_excerpt(lines))
-
-
-def _follow(process: ProcessFamily, state: RunState, console: Console) -> int:
-    noted = time.monotonic()
-    with LiveLine(console, state) as live:
-        while True:
-            status, now = process.poll(), time.monotonic()
-            live.show(state.update(now), now)
-            if status is not None:
-                return status
-            if now - noted > _FAMILY_SECONDS:
-                process.note_family()
-                noted = now
-            time.sleep(_POLL_SECONDS)
 
 
 def leftovers(work: Work) -> list[psutil.Process]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -12,14 +11,12 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from verl_ext.bridge.driver import ConfigError
-from verl_ext.process import ProcessFamily, child_environment, stop_signals_raise
+from verl_ext.process import ProcessFamily, run_family
 from verl_ext.train.checks import Findings, examine
 from verl_ext.train.composing import Composed, compose
 from verl_ext.train.summary import summary
 
 LOG = "train.log"
-_POLL_SECONDS = 0.3
-_FAMILY_SECONDS = 2.0
 
 
 def train(arguments: Sequence[str], dry_run: bool = False, console: Console | None = None) -> int:
@@ -78,20 +75,13 @@ def run(composed: Composed, log: Path, console: Console) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"log: {log}")
     command = [sys.executable, *composed.command()]
-    with stop_signals_raise():
-        process = ProcessFamily(command, child_environment(platform(composed)), log)
-        finished = False
-        try:
-            status = _follow(process, log)
-            process.settle()
-            finished = True
-        except KeyboardInterrupt:
-            console.print("interrupted; ending the trainer and Ray ...")
-            status = 130
-        finally:
-            if not finished:
-                process.end()
-    return status
+    try:
+        return run_family(
+            command, platform(composed), log, lambda process: _follow(process, log),
+            lambda: console.print("interrupted; ending the trainer and Ray ..."),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        return 130
 
 
 def platform(composed: Composed) -> dict[str, str]:
@@ -104,16 +94,8 @@ def platform(composed: Composed) -> dict[str, str]:
 
 
 def _follow(process: ProcessFamily, log: Path) -> int:
-    noted = 0.0
     with log.open("rb") as lines:
-        while (status := process.poll()) is None:
-            _copy(lines)
-            if time.monotonic() - noted > _FAMILY_SECONDS:
-                process.note_family()
-                noted = time.monotonic()
-            time.sleep(_POLL_SECONDS)
-        _copy(lines)
-    return status
+        return process.follow(lambda: _copy(lines))
 
 
 def _copy(lines: BinaryIO) -> None:
