@@ -39,7 +39,8 @@ def specimens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
 
 
 def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["conformance", "--examples", "5", *arguments])
+    # Wide enough for any message: a narrow terminal breaks paths in the middle of a word.
+    return CliRunner(env={"COLUMNS": "1000"}).invoke(app, ["conformance", "--examples", "5", *arguments])
 
 
 def test_a_sound_loss_and_estimator() -> None:

@@ -235,6 +235,21 @@ def test_the_verifier_decides_what_can_be_read(tmp_path: Path) -> None:
     assert unchecked["answers_checked"] is None
 
 
+def test_damaged_answers_are_faults_and_words_are_counted(tmp_path: Path) -> None:
+    rows = [{"problem": p, "answer": a} for p, a in thirty()]
+    for row, answer in zip(rows, ["\\frac{", "t(0,4]", "All odd primes", "(B)"], strict=False):
+        row["answer"] = answer
+    source = json_lines(tmp_path / "x.jsonl", rows)
+    with pytest.raises(DataError) as caught:
+        prepare("hmmt25", "plain", tmp_path, source)
+    (fault,) = caught.value.faults
+    assert "the answer is damaged" in fault.what
+    assert [(place.row, place.seen) for place in fault.places] == [(0, r"'\\frac{'"), (1, "'t(0,4]'")]
+    keep = tuple(Exemption(key(row["problem"], row["answer"]), "keep", "as it is") for row in rows[:2])
+    content = prepare("hmmt25", "plain", tmp_path, source, Options(exemptions=keep)).content
+    assert (content["answers_checked"]["accepted"], content["answers_checked"]["text"]) == (30, 2)
+
+
 def test_numbers_and_contents_that_are_not_those_recorded(tmp_path: Path) -> None:
     rows = [{"problem": p, "answer": a} for p, a in thirty()]
     source = json_lines(tmp_path / "x.jsonl", rows)

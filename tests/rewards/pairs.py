@@ -41,6 +41,16 @@ NUMBERS = [
     ("-6", "−6", True),
     ("0.\\overline{3}", "\\frac{1}{3}", True),
     ("0", "10^{-12}", False),
+    ("1:2", "\\frac{1}{2}", True),
+    ("\\frac{1}{2}", "1:2", True),
+    ("1:2", "2:4", True),
+    ("1:2", "2:1", False),
+    ("1:2:3", "2:4:6", True),
+    ("1:2:3", "1:3:2", False),
+    ("6:30 \\text{ p.m.}", "6:30", True),
+    ("6:30", "6:30 PM", True),
+    ("6:30 \\text{ p.m.}", "6:30 \\text{ a.m.}", False),
+    ("6:30", "6:45", False),
 ]
 EXPRESSIONS = [
     ("\\sqrt{8}", "2\\sqrt{2}", True),
@@ -74,6 +84,10 @@ EXPRESSIONS = [
     ("2^{100}", "1267650600228229401496703205377", False),
     ("\\sqrt{2}", "\\frac{99}{70}", False),
     ("n^2+1", "n^2+1.001", False),
+    ("\\ln 2", "\\log 2", True),
+    ("\\log x", "\\ln x", True),
+    ("\\ln 2", "\\log_{10} 2", False),
+    ("\\ln 2", "\\log 3", False),
     ("\\cotx", "\\frac{\\cos x}{\\sin x}", True),
 ]
 SETS = [
@@ -112,6 +126,12 @@ INTERVALS = [
     ("(-\\infty,2)\\cup(3,\\infty)", "(3,\\infty) \\cup (-\\infty,2)", True),
     ("(-\\infty,2)\\cup(3,\\infty)", "x<2 \\text{ or } x>3", True),
     ("(-\\infty,2)\\cup(3,\\infty)", "(3,\\infty)", False),
+    ("(-\\infty,2)\\cup(2,\\infty)", "\\mathbb{R}\\setminus\\{2\\}", True),
+    ("\\mathbb{R}\\setminus\\{2\\}", "(-\\infty,2)\\cup(2,\\infty)", True),
+    ("(-\\infty,2)\\cup(2,\\infty)", "x \\ne 2", True),
+    ("(-\\infty,2)\\cup(2,\\infty)", "\\mathbb{R}\\setminus\\{3\\}", False),
+    ("(-\\infty,2)\\cup(2,\\infty)", "\\mathbb{R}", False),
+    ("\\mathbb{R}\\setminus\\{-1,1\\}", "(-\\infty,-1)\\cup(-1,1)\\cup(1,\\infty)", True),
     ("(\\frac{3}{5},\\frac{8}{3}]", "(0.6, 8/3]", True),
     ("[\\frac{\\pi^2}{8},\\frac{5\\pi^2}{4}]", "\\left[\\frac{\\pi^2}{8}, \\frac{5}{4}\\pi^2\\right]", True),
 ]

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.perturbations import KINDS, perturbed
 from benchmarks.verification import ground_truths, judge
-from verl_ext.rewards.verifiers import close_pools, get
+from verl_ext.rewards.verifiers import get
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 needs_files = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no benchmark files in {FOLDER}")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _pools() -> Iterator[None]:
-    yield
-    close_pools()
 
 
 @needs_files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,15 +15,8 @@ from verl_ext.rewards.pool import ProcessPool
 from verl_ext.rewards.verifiers import RULES
 
 LONG_S = 60.0
-ENDLESS = "\\boxed{9^{9^{9^9}}}"
-"""The power is computed in one call that no signal handler can interrupt."""
+ENDLESS = "\\boxed{\\sum_{k=1}^{10^{9}} \\frac{\\sin(k^{2})}{k}}"
 KEYS = {"score", "acc", "outcome", "verified", "boxed", "verifier", *(f"outcome_{name}" for name in OUTCOMES)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _pools() -> Iterator[None]:
-    yield
-    close_pools()
 
 
 def score(solution: str, truth: str = "6", **options: object) -> dict[str, object]:

@@ -23,4 +23,11 @@ EXEMPTIONS: dict[str, tuple[Exemption, ...]] = {
             "p^k and 2p^k with an odd prime p, and 30 such numbers lie from 2 to 50; this row says 12",
         ),
     ),
+    "olympiadbench": (
+        Exemption(
+            "14d5d2263d2d",
+            "keep",
+            "the answer is written t(0,4], for t in (0,4]; no rule reads it, and only the same text is accepted",
+        ),
+    ),
 }

@@ -7,21 +7,13 @@ from collections.abc import Sequence
 
 import sympy
 
-from verl_ext.rewards import _units
+from verl_ext.rewards._expressions import DERIVATIVE, expression
 from verl_ext.rewards._latex import key
-from verl_ext.rewards._numbers import (
-    DERIVATIVE,
-    Literal,
-    equal_expressions,
-    equal_number_expression,
-    equal_numbers,
-    expression,
-    literal,
-)
-from verl_ext.rewards._reading import Answer, Group, Leaf, Matrix, Relation, Union
+from verl_ext.rewards._leaves import same_leaf
+from verl_ext.rewards._reading import Answer, Group, Leaf, Matrix, Relation, Union, without
+from verl_ext.rewards._values import equal_expressions
 
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\([A-Za-z0-9, ]*\))?|\\angle.*|\\text\{[^{}]*\}")
-_BASE = re.compile(r"(\w+?)_\{?(\d{1,2}|\\text\{[^{}]*\})\}?")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _EQUALS = ("=", "\\approx", "\\equiv")
 _MEMBERS = 60
@@ -31,7 +23,7 @@ def same(truth: Answer, answer: Answer) -> bool:
     """Whether the answer says what the ground truth says."""
     truth, answer = _without_names(truth, answer)
     if isinstance(truth, Leaf) and isinstance(answer, Leaf):
-        return _same_leaf(truth, answer)
+        return same_leaf(truth, answer)
     if isinstance(truth, Matrix) or isinstance(answer, Matrix):
         return _same_matrix(truth, answer)
     first, second = _as_interval(truth), _as_interval(answer)
@@ -166,6 +158,8 @@ def _as_interval(answer: Answer) -> Answer:
     if not isinstance(answer, Relation):
         return answer
     sides, signs = answer.sides, answer.signs
+    if signs == ("\\ne",) and _is_name(sides[0]) and isinstance(sides[1], Leaf):
+        return without([sides[1].text]) or answer
     if len(signs) == 1 and signs[0] in _FLIPPED:
         if _is_name(sides[1]) and not _is_name(sides[0]):
             sides, signs = (sides[1], sides[0]), (_FLIPPED[signs[0]],)
@@ -218,92 +212,3 @@ def _ratio(first: sympy.Expr, second: sympy.Expr) -> sympy.Expr | None:
         return None
     exact = sympy.nsimplify(factor, rational=True, tolerance=1e-25)
     return factor if equal_expressions(first, exact * second) else None
-
-
-def _same_leaf(truth: Leaf, answer: Leaf) -> bool:
-    if key(truth.bare or truth.text) == key(answer.bare or answer.text):
-        return True
-    if truth.word or answer.word:
-        return _word(truth.text) == _word(answer.text)
-    if truth.unit is not None and answer.unit is not None:
-        return _same_amount(truth, answer)
-    if truth.unit is None and answer.unit is None:
-        return _same_text(truth.text, answer.text)
-    return _same_with_one_unit(truth, answer)
-
-
-def _same_amount(truth: Leaf, answer: Leaf) -> bool:
-    assert truth.unit is not None
-    assert answer.unit is not None
-    if {truth.unit, answer.unit} == {_units.DEGREE, _units.RADIAN}:
-        return _same_text(_scaled(truth), _scaled(answer))
-    if not truth.unit.matches(answer.unit):
-        return False
-    factor = answer.unit.factor / truth.unit.factor
-    if factor == 1:
-        return _same_text(truth.text, answer.text)
-    return _same_text(truth.text, f"({answer.text}) \\cdot \\frac{{{factor.numerator}}}{{{factor.denominator}}}")
-
-
-def _same_with_one_unit(truth: Leaf, answer: Leaf) -> bool:
-    unit = truth.unit or answer.unit
-    if unit == _units.PERCENT:
-        if _same_text(_scaled(truth), _scaled(answer)):
-            return True
-        # "0.15" is not "0.15%", but a table that asks for per cent has "15".
-        number = literal(truth.text)
-        return (number is None or abs(number.value) >= 1) and _same_text(truth.text, answer.text)
-    if unit == _units.DEGREE and re.search(r"\\pi", truth.text + answer.text):
-        return _same_text(_scaled(truth), _scaled(answer))
-    return _same_text(truth.text, answer.text)
-
-
-def _scaled(leaf: Leaf) -> str:
-    if leaf.unit == _units.PERCENT:
-        return f"({leaf.text})/100"
-    return f"({leaf.text}) \\cdot \\pi/180" if leaf.unit == _units.DEGREE else leaf.text
-
-
-def _same_text(truth: str, answer: str) -> bool:
-    if key(truth) == key(answer):
-        return True
-    first, second = literal(truth), literal(answer)
-    if first and second:
-        return equal_numbers(first, second)
-    if _is_word(truth) or _is_word(answer):
-        return _word(truth) == _word(answer)
-    if based := _same_base(truth, answer):
-        return based[0]
-    return _same_value(truth, answer, first, second)
-
-
-def _same_value(truth: str, answer: str, first: Literal | None, second: Literal | None) -> bool:
-    left = None if first else expression(truth)
-    right = None if second else expression(answer)
-    if first and right is not None:
-        return equal_number_expression(first, right, number_is_truth=True)
-    if second and left is not None:
-        return equal_number_expression(second, left, number_is_truth=False)
-    return left is not None and right is not None and equal_expressions(left, right)
-
-
-def _same_base(truth: str, answer: str) -> tuple[bool] | None:
-    """``4210_5``: the digits count; the base may be left out by either, and must be the same if both name it."""
-    first, second = _BASE.fullmatch(truth.strip()), _BASE.fullmatch(answer.strip())
-    if not first and not second:
-        return None
-    numerals = [match.group(1) if match else text.strip() for match, text in ((first, truth), (second, answer))]
-    if not all(re.fullmatch(r"[0-9][0-9A-Fa-f]*|[A-F][0-9A-F]+", numeral) for numeral in numerals):
-        return None
-    bases = {match.group(2) for match in (first, second) if match}
-    return (len(bases) == 1 and numerals[0].lower() == numerals[1].lower(),)
-
-
-def _word(text: str) -> str:
-    return key(text).strip("()").casefold()
-
-
-def _is_word(text: str) -> bool:
-    """A name, a direction, a choice: letters that no one multiplies."""
-    plain = key(text)
-    return re.fullmatch(r"\([A-Za-z]\)|[A-Za-z]{4,}(?:[-A-Za-z]*)|(?i:yes|no|odd)", plain) is not None

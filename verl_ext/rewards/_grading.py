@@ -8,12 +8,16 @@ and not used: the pool kills the process instead.
 from __future__ import annotations
 
 import re
-from itertools import accumulate
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, chain
+from typing import Literal
 
 from verl_ext.rewards._equality import same
+from verl_ext.rewards._expressions import expression, warm_up
 from verl_ext.rewards._latex import canonical, key
-from verl_ext.rewards._numbers import expression, literal
-from verl_ext.rewards._reading import Answer, Group, Leaf, Matrix, Relation, Union, readings
+from verl_ext.rewards._leaves import in_base, is_word
+from verl_ext.rewards._numbers import literal
+from verl_ext.rewards._reading import Answer, Leaf, Matrix, Relation, Union, readings
 
 ANSWER_CHARACTERS = 2_000
 ANSWER_DEPTH = 50
@@ -21,6 +25,17 @@ ANSWER_DEPTH = 50
 
 _WORDS = re.compile(r"[\w\s().,'-]*[A-Za-z][\w\s().,'-]*")
 _SAYS_SOMETHING = re.compile(r"[A-Za-z0-9]")
+_DANGLING = re.compile(
+    r"\\(?:frac|sqrt|binom)\s*(?:\{\s*\}|\}|$)|[\^_]\s*(?:\}|$)|(?<![\^{])[-+*/]\s*$|(?<!\\)(?:\\$|\{\})"
+)
+_CHOICE = re.compile(r"\(?[A-E]\)?")
+_COMMAND = re.compile(r"\\(?!text)[A-Za-z]+|_\s*\{[^{}]*\}")
+_WORD = re.compile(r"[A-Za-z]{4,}|\\text\s*\{[^{}]*[A-Za-z]{2}|[A-Za-z]{2,}\s[A-Za-z]{2,}")
+
+
+def task(answer: str | None, ground_truth: str, asked: Literal["outcome", "kind"] = "outcome") -> str:
+    """What the worker processes run: `grade`, or `kind`."""
+    return kind(ground_truth) if asked == "kind" else grade(answer, ground_truth)
 
 
 def grade(answer: str | None, ground_truth: str) -> str:
@@ -45,6 +60,35 @@ def grade(answer: str | None, ground_truth: str) -> str:
     return "wrong" if any(_can_be_read(reading) for reading in answers) else "unparsable"
 
 
+def kind(ground_truth: str) -> str:
+    r"""What a ground truth is: ``"mathematics"``, ``"text"`` or ``"damaged"``.
+
+    Mathematics can be compared with other spellings; text (words, choices, notation that no rule reads) equals the
+    same text only. What is damaged has brackets that do not match or commands without arguments, or says nothing.
+    """
+    text = canonical(ground_truth)
+    if not _SAYS_SOMETHING.search(text) or _DANGLING.search(text) or not _braces_match(ground_truth):
+        return "damaged"
+    if _CHOICE.fullmatch(key(text)):
+        return "text"
+    leaves = list(_leaves(readings(ground_truth)[0]))
+    if any(_is_prose(leaf) for leaf in leaves):
+        return "text"
+    unread = [leaf for leaf in leaves if not _is_mathematics(leaf)]
+    if not all(_brackets_match(leaf.text) for leaf in unread):
+        return "damaged"
+    return "text" if unread else "mathematics"
+
+
+def _braces_match(text: str) -> bool:
+    depth = 0
+    for token in re.findall(r"\\.|[{}]", text, re.DOTALL):
+        depth += (token == "{") - (token == "}")
+        if depth < 0:
+            return False
+    return depth == 0 and text.count("\\begin{") == text.count("\\end{")
+
+
 def _is_endless(answer: str) -> bool:
     if len(answer) > ANSWER_CHARACTERS:
         return True
@@ -52,31 +96,43 @@ def _is_endless(answer: str) -> bool:
     return max(depths, default=0) > ANSWER_DEPTH
 
 
-def _can_be_read(answer: Answer) -> bool:
+def _brackets_match(text: str) -> bool:
+    opened: list[str] = []
+    for character in text:
+        if character in "([{":
+            opened.append(character)
+        elif character in ")]}" and (not opened or opened.pop() + character not in ("()", "[]", "{}")):
+            return False
+    return not opened
+
+
+def _leaves(answer: Answer) -> Iterator[Leaf]:
     if isinstance(answer, Leaf):
-        text = answer.text
-        return (
-            bool(literal(text))
-            or bool(re.fullmatch(r"[\w\s().,'-]*[A-Za-z][\w\s().,'-]*", text))
-            or expression(text) is not None
-        )
-    if isinstance(answer, (Group, Union)):
-        return all(_can_be_read(item) for item in (answer.items if isinstance(answer, Group) else answer.parts))
-    if isinstance(answer, Relation):
-        return all(_can_be_read(side) for side in answer.sides)
-    assert isinstance(answer, Matrix)
-    return all(_can_be_read(entry) for row in answer.rows for entry in row)
+        yield answer
+        return
+    parts: Iterable[Answer]
+    if isinstance(answer, Matrix):
+        parts = chain.from_iterable(answer.rows)
+    elif isinstance(answer, Relation):
+        parts = answer.sides
+    else:
+        parts = answer.parts if isinstance(answer, Union) else answer.items
+    for part in parts:
+        yield from _leaves(part)
 
 
-def _warm_up() -> None:
-    # The parser builds its tables while it reads, which takes seconds in all: that is no answer's fault.
-    for text in (
-        r"\frac{1}{2}(e^{a t}+\sqrt{x_{1}^{2}-1})\sin(2t)-3\pi i",
-        r"\left\lfloor\frac{2n-1}{5}\right\rfloor+\binom{2n}{n}n!",
-        r"-\ln x+\log_{2} 8\cdot x(t)+\arcsin{a}-\cos^{2}\theta/2",
-        r"C_{1}e^{-t}\cos(\omega t)+[P_{0}^{2/5}-K]^{-1/2}|x|",
-    ):
-        expression(canonical(text))
+def _is_prose(leaf: Leaf) -> bool:
+    return leaf.word or is_word(leaf.text) or bool(_WORD.search(_COMMAND.sub(" ", leaf.text)))
 
 
-_warm_up()
+def _is_mathematics(leaf: Leaf) -> bool:
+    return (
+        leaf.text == "\\emptyset" or bool(literal(leaf.text)) or in_base(leaf.text) or expression(leaf.text) is not None
+    )
+
+
+def _can_be_read(answer: Answer) -> bool:
+    return all(_WORDS.fullmatch(leaf.text) or _is_mathematics(leaf) for leaf in _leaves(answer))
+
+
+warm_up()

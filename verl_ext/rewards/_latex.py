@@ -64,6 +64,7 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<![A-Za-z\\])\s*,?\s*\b(?:and|or)\b(?![A-Za-z])", ", "),
     (r"\\(?:ldots|cdots|dots)(?![A-Za-z])", " "),
     (r"\b(?:np|numpy|math|sympy)\.", ""),
+    (r"(?<=:\d\d)\s*(?:\\text\s*\{\s*)?([aApP])\.?\s*[mM]\.?(?:\s*\})?$", lambda m: f"\\text{{{m.group(1)}m}}"),
     (r"\*\*", "^"),
     (r"\*|\\ast(?![A-Za-z])", r" \\cdot "),
     (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
@@ -120,7 +121,7 @@ def canonical(text: str) -> str:
         >>> canonical(r"$\left(\dfrac12,\ \sqrt3\right)$.")
         '(\\frac{1}{2}, \\sqrt{3})'
     """
-    text = _INVISIBLE.sub(" ", text)
+    text = re.sub(r"\s{3,}", "  ", _INVISIBLE.sub(" ", text))
     if "\\begin" in text:
         text = text.replace("\\\\", _NEW_ROW)
     else:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from verl_ext.rewards import _units
 from verl_ext.rewards._latex import canonical, split, wrapped
+from verl_ext.rewards._numbers import literal
 from verl_ext.rewards._units import Unit
 
 
@@ -66,6 +68,7 @@ Answer = Leaf | Group | Union | Relation | Matrix
 _SIGN = re.compile(r"\\(?:le|ge|ne|approx|in|equiv)(?![A-Za-z])|[=<>]")
 _MATRIX = re.compile(r"\\begin\s*\{((?:[pbvBV]|small)?matrix|array)\}(?:\{[lcr| ]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
 _CONDITION = re.compile(r"\\(?:mid|colon)(?![A-Za-z])|\||:")
+_WITHOUT = re.compile(r"\\mathbb\s*\{R\}\s*(?:\\setminus|\\backslash|-)\s*\\\{(.*)\\\}")
 _DEPTH = 40
 
 
@@ -103,6 +106,8 @@ def read(text: str, depth: int = 0) -> Answer:
         return answer
     if text == "\\mathbb{R}":
         return Group("()", (Leaf("-\\infty"), Leaf("\\infty")))
+    if (match := _WITHOUT.fullmatch(text)) and (points := without(split(match.group(1), ",;"))):
+        return points
     parts, found = _replace_outside(text, re.compile(r"\\cup(?![A-Za-z])"))
     if found:
         return Union(tuple(read(part, depth + 1) for part in parts))
@@ -111,6 +116,18 @@ def read(text: str, depth: int = 0) -> Answer:
     if "\\pm" in text or "\\mp" in text:
         return _both_signs(text, depth)
     return _leaf(text, depth)
+
+
+def without(points: list[str]) -> Union | None:
+    r"""The real numbers without some points, as the union of intervals that it is; None if they cannot be ordered."""
+    values = [literal(point) for point in points]
+    if len(points) > 1:
+        if not all(values):
+            return None
+        order = sorted(range(len(points)), key=lambda index: values[index].value)  # type: ignore[union-attr]
+        points = [points[index] for index in order]
+    ends = ["-\\infty", *points, "\\infty"]
+    return Union(tuple(Group("()", (read(low), read(high))) for low, high in pairwise(ends)))
 
 
 def _group(kind: str, parts: list[str], depth: int) -> Group:

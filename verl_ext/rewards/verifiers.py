@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import verl_ext
 from verl_ext.rewards.boxes import answer_of, find_boxes
@@ -25,9 +25,12 @@ from verl_ext.rewards.pool import JobResult, ProcessPool
 
 Outcome = Literal["correct", "wrong", "unparsable", "timeout", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-RULES = 2
+Kind = Literal["mathematics", "text", "damaged"]
+RULES = 3
 """Version of our grading rules. Raise it with every change that can change an outcome."""
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _GRADING = Path(__file__).with_name("_grading.py")
 _TAIL_CHARACTERS = 100_000
 """Only the end of a response is graded: the answer stands there, and pipes are not for books."""
@@ -131,7 +134,7 @@ def get(name: str) -> Verifier:
     """
     ours = f"verl_ext {verl_ext.__version__}/{RULES}"
     if name == "math_verify":
-        return Verifier(name, f"math-verify {metadata.version('math-verify')}, {ours}", _GRADING)
+        return Verifier(name, f"math-verify {metadata.version('math-verify')}, {ours}", _GRADING, "task")
     if name == "exact":
         return Verifier(name, f"exact, {ours}")
     module, colon, function = name.removeprefix("pkg://").partition(":")
@@ -161,12 +164,43 @@ def grade_many(
     return _in_order(one, pairs, workers)
 
 
-def _in_order(one: Callable[[Any], Graded], pairs: Iterable[Any], workers: int) -> Iterator[Graded]:
-    waiting: deque[Future[Graded]] = deque()
+def kind(ground_truth: str, timeout_s: float = 5.0, workers: int = 2) -> Kind:
+    r"""What ``math_verify`` makes of a ground truth.
+
+    Every ground truth is correct against itself to the letter, so that this is what tells whether a data set can be
+    verified.
+
+    Returns:
+        ``mathematics`` can be compared with other spellings of the same; ``text`` (words, choices, notation that no
+        rule reads) equals the same text only; ``damaged``: brackets that do not match, commands without arguments,
+        or neither letters nor digits.
+
+    Raises:
+        RuntimeError: if the ground truth cannot be read in time, or ends the process that reads it.
+    """
+    result = pool_for(_GRADING, "task", workers).run(None, ground_truth, "kind", timeout_s=timeout_s)
+    if result.status != "ok":
+        raise RuntimeError(f"the ground truth {ground_truth!r} cannot be read: {result.detail}")
+    value: Kind = result.value
+    return value
+
+
+def readable(ground_truth: str) -> bool:
+    r"""Whether ``math_verify`` understands a ground truth as mathematics, see `kind`."""
+    return kind(ground_truth) == "mathematics"
+
+
+def kinds(ground_truths: Iterable[str], workers: int = 2, timeout_s: float = 5.0) -> Iterator[Kind]:
+    """`kind` of each, `workers` at a time, in order."""
+    return _in_order(lambda truth: kind(truth, timeout_s, workers), ground_truths, workers)
+
+
+def _in_order(one: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
+    waiting: deque[Future[_Result]] = deque()
     with ThreadPoolExecutor(workers) as threads:
         try:
-            for pair in pairs:
-                waiting.append(threads.submit(one, pair))
+            for item in items:
+                waiting.append(threads.submit(one, item))
                 if len(waiting) > 8 * workers:
                     yield waiting.popleft().result()
             while waiting:

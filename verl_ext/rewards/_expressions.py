@@ -1,0 +1,106 @@
+r"""Expressions: a canonical text as sympy has it."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import lru_cache
+from typing import Any
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from sympy.core.function import AppliedUndef
+
+from verl_ext.rewards import _formula
+from verl_ext.rewards._latex import canonical
+
+_TRIGONOMETRIC = r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])"
+_SIMPLE_CALL = re.compile(
+    rf"({_TRIGONOMETRIC}(?:\^(?:\{{\d+\}}|\d))?\s*\d*\s*(?:\\[a-z]+(?![A-Za-z])|[a-z])(?:_(?:\w|\{{\w+\}}))?)"
+    rf"(?=\s*(?:\\cdot|\([^()]{{2,}}\)|{_TRIGONOMETRIC}))"
+)
+DERIVATIVE = re.compile(
+    r"\\frac\s*\{\s*d\s*(?:\^\{?\d\}?)?\s*((?:\\[a-z]+\s*)?[A-Za-z]?(?:_\{?\w+\}?)?)\s*\}"
+    r"\s*\{\s*d\s*(?:\\[a-z]+|[A-Za-z])\s*(?:\^\{?\d\}?)?\s*\}"
+)
+_LARGEST_BITS = 1 << 20
+"""Where a value may take more bits than this, nothing is computed: such an expression equals its like only."""
+_SYMBOL_BITS = 7.0
+"""Variables are tried at values below 2 to this power."""
+
+
+def _plain_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", text)
+
+
+def _readable(text: str) -> str:
+    """A canonical text as the parser wants it."""
+    # The parser takes \gamma for a function, E and I for constants, and knows no names of more than one part.
+    text = re.sub(r"(?<=\d)\s*[eE]\s*([+-]?\d+)(?!\w)", r" \\cdot 10^{\1}", text)
+    text = DERIVATIVE.sub(lambda match: f" D_{{{_plain_name(match.group())}}} ", text)
+    text = re.sub(r"\\gamma(?![A-Za-z])", r" g_{gamma}", text)
+    text = re.sub(r"\\text\s*\{\s*(\w+)\s*\}", r"\1", text)
+    text = re.sub(r"_\s*\\([A-Za-z]+)", r"_{\1}", text)
+    text = re.sub(r"(?<!_\{)(?<![A-Za-z\\_])([EI])(?:_(?:\{(\w+)\}|(\w)))?(?![A-Za-z])", r" Q_{\1\2\3}", text)
+    # The argument of \sin\theta (a + b) and \sin x \cdot y ends where people end it.
+    text = _SIMPLE_CALL.sub(r"(\1)", text)
+    if re.search(_TRIGONOMETRIC, text):
+        text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\{\\circ\}", r"(\1 \\cdot \\pi/180)", text)
+    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+
+
+def _bits(expr: Any) -> float:
+    """Logarithm to base 2 of the largest size that a value of the expression may have; roughly, and never too small."""
+    if expr.is_Rational:
+        return float(max(abs(expr.p), expr.q).bit_length())
+    if expr.is_Atom:
+        return _SYMBOL_BITS
+    parts = [_bits(part) for part in expr.args]
+    if isinstance(expr, (sympy.Pow, sympy.exp)):
+        base, exponent = parts if isinstance(expr, sympy.Pow) else (2.0, parts[0])
+        return max(base, 1.0) * 2.0**exponent if exponent < 1000 else math.inf
+    if isinstance(expr, (sympy.factorial, sympy.binomial)):
+        return parts[0] * 2.0 ** parts[0] if parts[0] < 1000 else math.inf
+    return sum(parts) if isinstance(expr, sympy.Mul) else max(parts, default=_SYMBOL_BITS) + len(parts)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return latex2sympy(text, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:
+        # The parser has no exception class of its own: whatever it raises means that it cannot read this.
+        return None
+
+
+def normal(parsed: sympy.Expr) -> Any:
+    """With the imaginary unit for i, and names for functions that nobody defined."""
+    parsed = parsed.xreplace({symbol: sympy.I for symbol in parsed.free_symbols if str(symbol) == "i"})
+    opaque = parsed.atoms(AppliedUndef, sympy.Derivative)
+    return parsed.xreplace({part: sympy.Symbol(f"[{part}]") for part in sorted(opaque, key=str, reverse=True)})
+
+
+def warm_up() -> None:
+    """Make math-verify's parser build the tables that it needs, which takes seconds: that is no answer's fault."""
+    for text in (
+        r"\frac{1}{2}(e^{a t}+\sqrt{x_{1}^{2}-1})\sin(2t)-3\pi i",
+        r"\left\lfloor\frac{2n-1}{5}\right\rfloor+\binom{2n}{n}n!",
+        r"-\ln x+\log_{2} 8\cdot x(t)+\arcsin{a}-\cos^{2}\theta/2",
+        r"C_{1}e^{-t}\cos(\omega t)+[P_{0}^{2/5}-K]^{-1/2}|x|",
+    ):
+        _parsed(_readable(canonical(text)))
+
+
+@lru_cache(maxsize=4096)
+def expression(text: str) -> Any:
+    """The sympy expression of a canonical text, None if it cannot be read as one."""
+    plain = _readable(text)
+    parsed = _formula.read(plain)
+    if parsed is None:
+        parsed = _parsed(plain)
+    if not isinstance(parsed, sympy.Expr) or isinstance(parsed, sympy.MatrixBase) or parsed.has(sympy.nan, sympy.zoo):
+        return None
+    if _bits(parsed) > _LARGEST_BITS:
+        return sympy.Symbol(f"[{parsed}]")
+    return normal(parsed)
