@@ -54,8 +54,7 @@ def key_of(inputs: Mapping[str, Any]) -> str:
 
 def sha256_of(file: Path) -> str:
     """SHA-256 of a file's content."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def write_json(data: Any, path: Path) -> None:
