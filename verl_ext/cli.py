@@ -90,6 +90,23 @@ def train(
 
 
 @app.command()
+def plan(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="experiment=... [OVERRIDE]...", help="Group choices and Hydra overrides.")
+    ],
+    gpu: Annotated[str | None, typer.Option(help="h100-80gb by default; h200, b200 ... or cpu.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Predict memory and time of a training run, part by part, and what helps where it does not fit.
+
+    The exit status is 1 if it does not fit, or if the configuration is at fault.
+    """
+    from verl_ext.sizing.command import plan as run
+
+    raise typer.Exit(run(arguments, gpu, as_json))
+
+
+@app.command()
 def losses(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from verl_ext.sizing.architectures import published
+
 if TYPE_CHECKING:
     from verl_ext.tables.job import Job
 
@@ -28,21 +30,8 @@ TRAIN_EFFICIENCY = 0.35
 DECODE_EFFICIENCY = 0.10
 PROMPT_TOKENS = 200
 RESPONSE_SHARE = 0.5
-ACTIVE_PARAMETERS: Mapping[str, float] = {
-    "qwen3_30b_a3b_base": 3.3e9,
-    "qwen2_5_7b": 7.6e9,
-    "qwen3_14b": 14.8e9,
-    "deepseek_r1_distill_llama_8b": 8.0e9,
-    "mistral_7b_instruct_v0_2": 7.2e9,
-    "deepseek_r1_distill_qwen_7b": 7.6e9,
-    "qwen2_5_1_5b": 1.5e9,
-    "qwen2_5_3b": 3.1e9,
-    "qwen2_5_math_1_5b": 1.5e9,
-    "qwen2_5_math_7b": 7.6e9,
-    "tiny_dense": 0.35e6,
-    "tiny_moe": 0.4e6,
-}
-"""Parameters that a token uses, from the models' cards; of the tiny ones, counted."""
+ACTIVE_PARAMETERS: Mapping[str, int] = {key: entry.active_parameters for key, entry in published().items()}
+"""Parameters that a token uses, as `verl_ext.sizing` counts them."""
 
 
 @dataclass(frozen=True)

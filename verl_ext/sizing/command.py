@@ -1,0 +1,74 @@
+"""``verl-ext plan``: what a configuration needs, before anything is started."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from verl_ext.bridge.driver import ConfigError
+from verl_ext.sizing import gpus, report
+from verl_ext.sizing.knobs import helpful
+from verl_ext.sizing.model import measure
+from verl_ext.sizing.planning import Plan
+from verl_ext.sizing.planning import plan as planned
+from verl_ext.sizing.reading import read
+from verl_ext.train import compose, fitness
+from verl_ext.train.checks import unset
+
+GPU = "h100-80gb"
+"""The default."""
+
+
+def plan(
+    arguments: Sequence[str], gpu: str | None = None, as_json: bool = False, console: Console | None = None
+) -> int:
+    """Predict memory and time of a configuration; needs neither a GPU nor Ray nor the model's weights.
+
+    Args:
+        arguments: Hydra overrides, our groups with or without ``+``, as `verl-ext train` takes them.
+        gpu: a name of `gpus.GPUS`, or ``cpu``; by default `GPU`, and ``cpu`` where the configuration trains on one.
+        as_json: print the plan as JSON to the standard output.
+        console: the standard output by default; with `as_json` only for faults.
+
+    Returns:
+        The exit status: 0 if it fits, 1 if it does not or if the configuration is at fault.
+    """
+    console = console or Console(stderr=as_json, soft_wrap=True, highlight=False, markup=False)
+    try:
+        config = compose(arguments).config
+        found = faults(config)
+        if found:
+            console.print("the configuration cannot be planned:", *(f"  - {fault}" for fault in found), sep="\n")
+            return 1
+        name = gpu or ("cpu" if config.trainer.device == "cpu" else GPU)
+        result = of(config, name)
+    except (ConfigError, ValueError) as error:
+        console.print(str(error))
+        return 1
+    knobs = helpful(result)
+    if as_json:
+        json.dump(report.as_data(result, name, knobs), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        report.show(result, name, knobs, console)
+    return 0 if result.fits else 1
+
+
+def faults(config: Any) -> list[str]:
+    """Why nothing can be computed: keys without a value, and sizes that do not divide."""
+    found, complete = unset(config)
+    return [*found, *fitness.faults(config)] if complete else found
+
+
+def of(config: Any, gpu: str) -> Plan:
+    """The plan of a composed configuration.
+
+    Raises:
+        ValueError: the GPU, the model or a data type is not known.
+    """
+    settings = read(config)
+    return planned(measure(settings.path), settings, gpus.device(gpu))
