@@ -12,6 +12,7 @@ STEPS ?=
 SEED  ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+IMAGE_ARGS ?=
 
 # A PYTHONPATH or a user site from outside would put other versions in front of the pinned ones.
 unexport PYTHONPATH
@@ -37,7 +38,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 # For benchmarks: glibc keeps what was freed. Otherwise, by the luck of the heap, half a loss's time is page faults.
 STEADY := MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 
-.PHONY: help setup demo test test-fast test-all bench lint format check-lock lock lock-cpu lock-gpu clean
+.PHONY: help setup demo test test-fast test-all bench image-cpu lint format check-lock lock lock-cpu lock-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -78,6 +79,9 @@ test-all: lint check-lock ## everything, fault injection and long runs included
 bench: $(STAMP) ## time and memory against verl, on idle cores; fails if a limit is missed (BENCH_ARGS=...)
 	$(STEADY) $(BIN)/python -m pytest benchmarks -q --benchmark-columns=median,iqr,min,rounds --benchmark-sort=name $(PYTEST_ARGS)
 	$(STEADY) $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+image-cpu: ## build docker/Dockerfile.cpu with docker or buildah and run the demo's first steps inside it
+	docker/build.sh --stack cpu $(IMAGE_ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

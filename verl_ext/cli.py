@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from verl_ext.cluster.submission.command import submit
 from verl_ext.data.command import app as data
 from verl_ext.evaluation.command import app as evaluation
 from verl_ext.tables.command import app as tables
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
+app.command()(submit)
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
 app.add_typer(tables, name="tables")
@@ -104,6 +106,24 @@ def plan(
     from verl_ext.sizing.command import plan as run
 
     raise typer.Exit(run(arguments, gpu, as_json))
+
+
+@app.command()
+def preflight(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[experiment=... [OVERRIDE]...]", help="What is going to be run.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; local for this machine without Ray.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    limit_s: Annotated[float, typer.Option("--limit", help="Seconds for gathering what is there.")] = 45.0,
+) -> None:
+    """Compare what a run wants with what every node of the cluster has, before a model is loaded.
+
+    The exit status is 0 if the run can start, 1 if something is missing or wrong, 130 if interrupted.
+    """
+    from verl_ext.cluster.preflight.command import preflight as run
+
+    raise typer.Exit(run(arguments or [], address, as_json, limit_s))
 
 
 @app.command()

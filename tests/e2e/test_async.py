@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.ray
+# By hand: verl's other trainer loops run the same wrapped methods, and a run costs more than a minute.
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_espo_trains_asynchronously(colocate_async) -> None:

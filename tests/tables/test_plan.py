@@ -138,7 +138,17 @@ def test_a_ray_job_is_the_same_command(tmp_path: Path, monkeypatch: pytest.Monke
         return SimpleNamespace(submit_job=lambda **given: asked.append({"address": address, **given}) or "job_1")
 
     monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", client)
+    monkeypatch.setenv("VERL_EXT_DATA", "/shared/data")
     assert submit([job], "http://head:8265", ["--force"]) == ["job_1"]
+    assert [one.pop("submission_id")[:20] for one in asked] == ["verl-ext-p-t-one-see"]
+    variables = asked[0].pop("runtime_env")["env_vars"]
+    assert variables["VERL_EXT_DATA"] == "/shared/data"
     assert asked == [
-        {"address": "http://head:8265", "entrypoint": command, "metadata": {"row": "p/t/one", "seed": "2"}}
+        {
+            "address": "http://head:8265",
+            "entrypoint": command,
+            "metadata": {"name": "p/t/one seed 2", "row": "p/t/one", "seed": "2"},
+        }
     ]
+    with pytest.raises(ConnectionError, match="http://<head>:8265"):
+        submit([job], "head:6379")

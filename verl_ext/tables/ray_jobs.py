@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 
+from verl_ext.cluster.submission import client
+from verl_ext.cluster.submission.environment import collect
+from verl_ext.cluster.submission.job import Job as Submission
 from verl_ext.tables.job import Job
 
 
-def entrypoint(job: Job, options: Sequence[str]) -> str:
-    """What a job runs.
+def command(job: Job, options: Sequence[str]) -> list[str]:
+    """What a job runs, as words.
 
     Args:
         job: a row with one seed.
@@ -18,7 +22,12 @@ def entrypoint(job: Job, options: Sequence[str]) -> str:
     own = ["verl-ext", "tables", "run", job.row.reference, "--seeds", str(job.seed), "--as", "local"]
     for override in job.overrides:
         own += ["--override", override]
-    return shlex.join([*own, *options])
+    return [*own, *options]
+
+
+def entrypoint(job: Job, options: Sequence[str]) -> str:
+    """`command` as a shell reads it."""
+    return shlex.join(command(job, options))
 
 
 def submit(jobs: Sequence[Job], address: str, options: Sequence[str] = ()) -> list[str]:
@@ -34,13 +43,16 @@ def submit(jobs: Sequence[Job], address: str, options: Sequence[str] = ()) -> li
     Raises:
         ConnectionError: if nothing answers at the address.
     """
-    from ray.job_submission import JobSubmissionClient
-
-    client = JobSubmissionClient(address)
-    # The trainer asks Ray for its own resources; the job itself only starts it.
-    return [
-        client.submit_job(
-            entrypoint=entrypoint(job, options), metadata={"row": job.row.reference, "seed": str(job.seed)}
+    if faults := client.address_faults(address):
+        raise ConnectionError(faults[0])
+    server, environment = client.connect(address), collect(os.environ)
+    asked = [
+        Submission(
+            name=job.name,
+            command=tuple(command(job, options)),
+            environment=environment,
+            labels={"row": job.row.reference, "seed": str(job.seed)},
         )
         for job in jobs
     ]
+    return [client.submit(server, one, client.new_identity(one.name)) for one in asked]
