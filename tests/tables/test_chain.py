@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from verl_ext.tables.recipe import load_table
 from verl_ext.tables.training import leftovers
 from verl_ext.tables.work import Work
 
@@ -33,9 +34,9 @@ def one_trainer_at_a_time() -> Iterator[None]:
         yield
 
 
-def start(folder: Path, output: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, output: Path, rows: str = "base,espo") -> subprocess.Popen[bytes]:
     code = "from verl_ext.tables.command import app; app()"
-    options = ["--rows", "base,espo", "--out", str(folder / "tables"), "--data-dir", str(folder / "data")]
+    options = ["--rows", rows, "--out", str(folder / "tables"), "--data-dir", str(folder / "data")]
     overrides = ["--override", "trainer.total_training_steps=2", "--override", "trainer.save_freq=1"]
     command = [sys.executable, "-c", code, "run", "demo/table1", *options, *overrides]
     with output.open("wb") as sink:
@@ -126,3 +127,23 @@ def test_the_evaluated_weights_are_those_of_the_checkpoint(chain: dict[str, Any]
     local = trained[name].to_local() if hasattr(trained[name], "to_local") else trained[name]
     assert torch.equal(local.cpu(), evaluated[name])
     assert not torch.equal(start_model[name], evaluated[name])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_whole_table(tmp_path: Path) -> None:
+    """Every method from the data to the report, with nothing done by hand: half an hour."""
+    rows = [row.name for row in load_table("demo", "table1").rows]
+    with one_trainer_at_a_time():
+        process = start(tmp_path, tmp_path / "run.log", ",".join(rows))
+        try:
+            status = process.wait()
+        finally:
+            process.terminate()
+            process.wait()
+    assert status == 0, (tmp_path / "run.log").read_text()
+    folder = tmp_path / "tables" / "demo" / "table1"
+    for name in rows:
+        result = json.loads((folder / name / "seed1" / "result.json").read_text())
+        assert result["checkpoint"]["step"] == (0 if name == "base" else 2)
+        assert all(0 <= column["value"] <= 100 for column in result["columns"].values())
