@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 from huggingface_hub import constants
 
@@ -11,7 +12,7 @@ from tests.data.sources import json_lines, thirty
 from verl_ext.data.manifest import to_record
 from verl_ext.data.prepare import Options, prepare
 from verl_ext.data.registry import DATASETS
-from verl_ext.data.sources import SourceError, open_hub
+from verl_ext.data.sources import Hub, SourceError, open_hub
 
 UNCHECKED = Options(check_answers=False)
 
@@ -69,3 +70,12 @@ def test_without_a_network_the_error_says_what_to_do(cache: Path, name: str) -> 
     assert hub is not None
     with pytest.raises(SourceError, match=f"{hub.repo} at revision .* cannot be had .*--from"):
         open_hub(hub)
+
+
+def test_a_hub_that_does_not_answer_is_one_message_and_no_stack_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nobody)
+    with pytest.raises(SourceError, match=r"some/set at revision main .*ConnectError.* --from"):
+        open_hub(Hub("some/set", None, ("rows.parquet",)))

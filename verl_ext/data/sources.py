@@ -59,6 +59,7 @@ def open_hub(hub: Hub) -> Opened:
     Raises:
         SourceError: if the hub cannot be reached or does not have it.
     """
+    import httpx
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -73,7 +74,8 @@ def open_hub(hub: Hub) -> Opened:
                 local_files_only=constants.HF_HUB_OFFLINE,
             )
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    # The hub's client lets httpx's own errors through where a name does not resolve or nobody answers.
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, httpx.TransportError) as error:
         raise SourceError(
             f"{hub.repo} at revision {hub.revision or 'main'} cannot be had from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}); "

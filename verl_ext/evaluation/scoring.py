@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from verl_ext.evaluation.store import SCORES, Generation, Store, write_table
 
 MOST_WORKERS = 8
@@ -67,8 +65,3 @@ def _graded(rows: list[Generation], truths: dict[int, str], verifier: str, worke
     pairs = [(row.response, truths[row.index]) for row in rows]
     for row, graded in zip(rows, verifiers.grade_many(chosen, pairs, workers), strict=True):
         yield Score(row.index, row.sample, graded.outcome, bool(graded.boxed), chosen.version, graded.detail)
-
-
-def read_scores(file: Path) -> list[Score]:
-    """The scores in a file that `score` wrote."""
-    return [Score(**row) for row in pq.read_table(file).to_pylist()]

@@ -113,7 +113,11 @@ def run(
     if where == "ray":
         options = ["--out", str(out), "--data-dir", str(data), "--tensor-parallel", str(tensor_parallel)]
         options += [*(["--force"] if force else []), *(["--from", again] if again else [])]
-        for job, identity in zip(found, submit(found, str(address), options), strict=True):
+        try:
+            identities = submit(found, str(address), options)
+        except ConnectionError as error:
+            raise typer.BadParameter(str(error), param_hint="--address") from error
+        for job, identity in zip(found, identities, strict=True):
             console.print(f"{job.name}: {identity}", highlight=False)
         raise typer.Exit(0)
     raise typer.Exit(run_jobs(found, console, force, again))
