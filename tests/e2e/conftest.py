@@ -81,9 +81,11 @@ def bypass(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
 
 @pytest.fixture(scope="session")
 def tepo(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    """With a penalty, and at a learning rate that leaves the responses different: it needs positive advantages."""
     folder = tmp_path_factory.mktemp("tepo")
     arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=2, algo="tepo")
-    return trainer.run(folder / "run", [*arguments, "+actor_rollout_ref.actor.policy_loss.kl_coef=1"])
+    own = ["+actor_rollout_ref.actor.policy_loss.kl_coef=1", "actor_rollout_ref.actor.optim.lr=1e-5"]
+    return trainer.run(folder / "run", [*arguments, *own])
 
 
 @pytest.fixture(scope="session")

@@ -84,15 +84,16 @@ def kl_masks(records: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def test_tepo_penalises_some_tokens_from_the_second_mini_batch_on(tepo: trainer.Run) -> None:
+    second = []
     for number in range(len(tepo.steps)):
-        second, rows = [], 0
+        rows = 0
         for record in tepo.step(number):
             if rows >= trainer.MINI_BATCH:
                 second.append(record)
             rows += len(record["responses"])
-        mask, valid = kl_masks(second)
-        share = (mask & valid).sum() / valid.sum()
-        assert 0 < share < 1, share
+    mask, valid = kl_masks(second)
+    share = (mask & valid).sum() / valid.sum()
+    assert 0 < share < 1, share
 
 
 def test_tepo_reports_the_share_that_its_data_give(tepo: trainer.Run) -> None:

@@ -110,32 +110,58 @@ def overrides(model: Path, data: Path, steps: int, algo: str = "espo") -> list[s
 
 def run(folder: Path, arguments: list[str], env: dict[str, str] | None = None, limit_s: float = LIMIT_S) -> Run:
     """Run ``python -m verl.trainer.main_ppo`` to its end; whatever it started has ended when this returns."""
-    (folder / "record").mkdir(parents=True)
-    environment = {
+    (found,) = run_together([(folder, arguments)], env, limit_s)
+    return found
+
+
+def run_together(
+    jobs: list[tuple[Path, list[str]]], env: dict[str, str] | None = None, limit_s: float = LIMIT_S
+) -> list[Run]:
+    """Several runs side by side on this machine, each with a folder and arguments of its own."""
+    with one_at_a_time(), contextlib.ExitStack() as stack:
+        processes = []
+        for folder, arguments in jobs:
+            (folder / "record").mkdir(parents=True)
+            command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"]
+            process = ProcessFamily(command, environment(folder, env or {}), folder / "train.log")
+            stack.callback(process.end)
+            processes.append(process)
+        ended = _wait(processes, limit_s)
+    return [
+        Run(folder, status_of(process), end) for (folder, _), process, end in zip(jobs, processes, ended, strict=True)
+    ]
+
+
+def environment(folder: Path, extra: dict[str, str]) -> dict[str, str]:
+    """A run's environment: the recorder of what the losses see, and where metrics go."""
+    return {
         **os.environ,
         "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
         "VERL_USE_EXTERNAL_MODULES": "recorder",
         "VERL_EXT_RECORD": str(folder / "record"),
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-        **(env or {}),
+        **extra,
     }
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"]
-    with one_at_a_time():
-        process = ProcessFamily(command, environment, folder / "train.log")
-        try:
-            ended = _wait(process, limit_s)
-        finally:
-            process.end()
+
+
+def status_of(process: ProcessFamily) -> int:
+    """Exit status of a process that has ended."""
     status = process.poll()
     assert status is not None
-    return Run(folder, status, ended)
+    return status
 
 
-def _wait(process: ProcessFamily, limit_s: float) -> float:
+def _wait(processes: list[ProcessFamily], limit_s: float) -> list[float]:
+    """When each process ended; TimeoutError when one runs longer than allowed."""
     deadline = time.time() + limit_s
-    while process.poll() is None:
+    ended: dict[int, float] = {}
+    while len(ended) < len(processes):
         if time.time() > deadline:
             raise TimeoutError(f"the trainer was still running after {limit_s:.0f} s")
-        process.note_family()
+        for number, process in enumerate(processes):
+            if number not in ended and process.poll() is not None:
+                ended[number] = time.time()
+            else:
+                process.note_family()
         time.sleep(0.5)
-    return time.time()
+    return [ended[number] for number in range(len(processes))]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+from verl_ext import run_settings
 from verl_ext.rollout import source
 
 
@@ -51,6 +52,7 @@ def faults(config: Any) -> list[str]:
     found += policy_loss_faults(actor.policy_loss, loss)
     found += estimator_faults(config, estimator)
     found += source.faults(config)
+    found += run_settings.faults(config)
     found += method_faults(config, loss, estimator)
     return found
 

@@ -19,7 +19,7 @@ def install() -> None:
     cpu.register()
     if cpu.choose_from_command_line():
         patches.install()
-    for module, hook in HOOKS.items():
+    for module, hook in HOOKS:
         wrapt.register_post_import_hook(_lazily(hook), module)
     _add_config_search_path()
     _installed = True
@@ -27,17 +27,17 @@ def install() -> None:
 
 # verl's module -> our function that binds to it. The functions live in modules that import torch and verl, so they
 # are named rather than imported.
-HOOKS = {
-    "verl.trainer.ppo.core_algos": "verl_ext.bridge.registration:bind",
-    "verl.workers.engine_workers": "verl_ext.bridge.policy_loss:bind",
-    "verl.trainer.distillation.losses": "verl_ext.bridge.policy_loss:bind",
-    "verl.trainer.ppo.v1.trainer_base": "verl_ext.bridge.controller:bind",
-    "verl.utils.config": "verl_ext.bridge.driver:bind",
-    "verl.workers.rollout.llm_server": "verl_ext.bridge.rollout_server:bind_manager",
-    "verl.workers.rollout.vllm_rollout.vllm_async_server": "verl_ext.bridge.rollout_server:bind_server",
-    "verl.experimental.agent_loop.agent_loop": "verl_ext.bridge.agent_loop:bind",
-    "verl.trainer.ppo.padding_utils": "verl_ext.bridge.agent_loop:bind_padding",
-}
+HOOKS = (
+    ("verl.trainer.ppo.core_algos", "verl_ext.bridge.registration:bind"),
+    ("verl.workers.engine_workers", "verl_ext.bridge.policy_loss:bind"),
+    ("verl.trainer.distillation.losses", "verl_ext.bridge.policy_loss:bind"),
+    ("verl.trainer.ppo.v1.trainer_base", "verl_ext.bridge.controller:bind"),
+    ("verl.utils.config", "verl_ext.bridge.driver:bind"),
+    ("verl.workers.rollout.llm_server", "verl_ext.bridge.rollout_server:bind_manager"),
+    ("verl.workers.rollout.vllm_rollout.vllm_async_server", "verl_ext.bridge.rollout_server:bind_server"),
+    ("verl.experimental.agent_loop.agent_loop", "verl_ext.bridge.agent_loop:bind"),
+    ("verl.trainer.ppo.padding_utils", "verl_ext.bridge.agent_loop:bind_padding"),
+)
 
 
 def _lazily(target: str):  # type: ignore[no-untyped-def]

@@ -1,0 +1,74 @@
+"""The node `verl_ext`: defaults where nothing is given, and every fault of it at once."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+from typing import ClassVar
+
+import pytest
+from omegaconf import OmegaConf
+
+from verl_ext import run_settings
+from verl_ext.hyper import Checked, hyper, number
+
+
+@dataclass
+class Kettle(Checked):
+    method: ClassVar[str] = "kettle"
+    where: ClassVar[str] = "verl_ext.kettle"
+
+    limit_s: float = hyper(900.0, number(above=0))
+    floor: float = hyper(0.0, number())
+
+
+@pytest.fixture(autouse=True)
+def only_a_kettle(monkeypatch):
+    module = ModuleType("kettle_of_a_test")
+    module.Kettle = Kettle
+    monkeypatch.setitem(sys.modules, "kettle_of_a_test", module)
+    monkeypatch.setattr(run_settings, "SECTIONS", {"kettle": "kettle_of_a_test:Kettle"})
+
+
+def config(**node):
+    return OmegaConf.create({"verl_ext": node} if node else {})
+
+
+def test_a_section_that_is_not_given_has_its_defaults() -> None:
+    assert run_settings.section(config(), "kettle").resolved() == {"limit_s": 900.0, "floor": 0.0}
+    assert run_settings.faults(config()) == []
+
+
+def test_given_keys_replace_defaults_one_by_one() -> None:
+    found = run_settings.section(config(kettle={"limit_s": 5}), "kettle")
+    assert found.resolved() == {"limit_s": 5.0, "floor": 0.0}
+
+
+def test_every_fault_is_reported_with_its_place() -> None:
+    bad = config(kettle={"limit_s": 0, "flor": 1, "floor": "deep"}, ketle={})
+    found = run_settings.faults(bad)
+    assert found[-1] == "verl_ext.ketle: no such section; did you mean 'kettle'?"
+    assert all(fault.startswith("verl_ext.kettle: ") for fault in found[:-1])
+    assert [word for word in ("'floor'?", "limit_s=0 must", "floor='deep' must") if any(word in f for f in found)] == [
+        "'floor'?",
+        "limit_s=0 must",
+        "floor='deep' must",
+    ]
+
+
+@pytest.mark.parametrize(("given", "says"), [(7, "verl_ext must hold sections"), ({"kettle": 7}, "must hold keys")])
+def test_what_is_no_mapping_is_refused(given, says) -> None:
+    (fault,) = run_settings.faults(OmegaConf.create({"verl_ext": given}))
+    assert says in fault
+    assert "7" in fault
+
+
+def test_an_unknown_section_far_from_any_name_lists_what_there_is() -> None:
+    assert run_settings.faults(config(zzz={})) == ["verl_ext.zzz: no such section; there is: kettle"]
+
+
+def test_every_section_that_exists_can_be_imported_and_names_its_node(monkeypatch) -> None:
+    monkeypatch.undo()
+    for name in run_settings.SECTIONS:
+        assert run_settings.section_class(name).where == f"verl_ext.{name}"
