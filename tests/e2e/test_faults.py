@@ -21,6 +21,7 @@ def test_worker_killed_during_weight_sync_ends_the_run(tmp_path_factory, data) -
     assert f"vLLM's worker process {pid} died during the weight sync" in run.log, run.tail()
 
 
+@pytest.mark.slow
 def test_missing_entropy_ends_the_run_at_once(tmp_path_factory, data) -> None:
     from verl_ext.demo.models import build_untrained
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from verl_ext import plugin
 from verl_ext.bridge.search_path import GROUPS
 from verl_ext.train.composing import Composed
 
@@ -39,7 +40,7 @@ def numbers(config: Any) -> dict[str, str]:
     end = f"{trainer.total_training_steps} steps" if trainer.total_training_steps else f"{trainer.total_epochs} epochs"
     return {
         "method": f"loss {actor.policy_loss.loss_mode}, estimator {config.algorithm.adv_estimator}, "
-        f"{actor.loss_agg_mode}, clip {actor.clip_ratio_low:g} / {actor.clip_ratio_high:g}, lr {actor.optim.lr:g}",
+        f"{actor.loss_agg_mode}, {_clip(actor)}lr {actor.optim.lr:g}",
         "model": f"{config.actor_rollout_ref.model.path}{f', LoRA rank {lora}' if lora else ''}",
         "data": ", ".join(_listed(data.train_files)),
         "batch": f"{data.train_batch_size} prompts x {rollout.n} responses a step, {updates:g} updates of "
@@ -47,6 +48,14 @@ def numbers(config: Any) -> dict[str, str]:
         "lengths": f"prompt {data.max_prompt_length}, response {data.max_response_length} tokens",
         "machines": f"{trainer.nnodes} x {trainer.n_gpus_per_node} {unit}, {actor.strategy}",
     }
+
+
+def _clip(actor: Any) -> str:
+    """verl's clip range, where the loss reads it."""
+    method = plugin.POLICY_LOSSES.get(actor.policy_loss.loss_mode)
+    if method is not None and "clip_ratio_low" not in method.settings:
+        return ""
+    return f"clip {actor.clip_ratio_low:g} / {actor.clip_ratio_high:g}, "
 
 
 def _listed(files: Any) -> list[str]:
