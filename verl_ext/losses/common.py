@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from verl_ext import grouping as grp
+from verl_ext.losses import trace
 
 # exp(20) is 4.9e8: far outside any clip range, and finite in float32 whatever it is multiplied with.
 MAX_LOG_RATIO = 20.0
@@ -157,11 +158,14 @@ def clipped_term(ratio: Tensor, advantages: Tensor, lower: Tensor, upper: Tensor
         bounded = torch.minimum(ratio, upper)
         torch.maximum(bounded, lower, out=bounded)
         bounded *= advantages
+    trace.note(ratio=ratio, lower=lower, upper=upper)
     # Losses need the most memory here. Without these names a caller's temporaries are gone.
     del lower, upper
     unclipped = ratio * advantages
     del ratio
-    return torch.where(unclipped <= bounded, unclipped, bounded), bounded < unclipped
+    clipped = bounded < unclipped
+    trace.note(clipped=clipped)
+    return torch.where(unclipped <= bounded, unclipped, bounded), clipped
 
 
 def row_lengths(mask: Tensor) -> Tensor:
@@ -200,6 +204,8 @@ def ppo_term(tokens: Tokens, lower: Tensor, upper: Tensor, clip_ratio_c: float) 
     term, clipped = clipped_term(bounded_exp(tokens.log_ratio), advantages, lower, upper)
     negative, floor = advantages < 0, clip_ratio_c * advantages
     dual = negative & (term < floor)
+    if trace.listening():
+        trace.note(clipped=clipped | dual)
     # No term is clipped where the advantage is 0.
     return torch.where(dual, floor, term), {"low": clipped & negative, "high": clipped & ~negative, "dual": dual}
 

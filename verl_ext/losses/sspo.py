@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from verl_ext import grouping as grp
-from verl_ext.losses import common
+from verl_ext.losses import common, trace
 
 AGGREGATIONS = ("seq-mean-token-mean", "token-mean")
 
@@ -101,6 +101,8 @@ def sspo_loss(
             # The sum of A in place of its mean A_j: the term is then J_j times the size of the segment.
             advantages = segments.sum(tokens.advantages)
             term, clipped = common.clipped_term(ratio, advantages, lower, upper)
+            if trace.listening():
+                trace.note(**segments.spread(ratio=ratio, lower=lower, upper=upper, clipped=clipped))
             objective = term if weights is None else term * segments.mean(weights)
             loss = common.aggregate(objective, tokens.mask, loss_agg_mode, batch)
             low = clipped & (advantages < 0)
@@ -141,6 +143,10 @@ class _Segments:
 
     def mean(self, values: Tensor) -> Tensor:
         return self.sum(values) / self.divisor
+
+    def spread(self, **values: Tensor) -> dict[str, Tensor]:
+        """Values of segments, [B, K] or [], at their tokens, [B, T]; what stands outside the mask has no meaning."""
+        return {name: value.expand(self.shape).gather(-1, self.slots) for name, value in values.items()}
 
     def tokens(self, flags: Tensor) -> Tensor:
         """Tokens in the segments that are set in `flags`, [B, K] bool."""

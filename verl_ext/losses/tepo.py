@@ -8,10 +8,12 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from verl_ext.losses import common
+from verl_ext.losses import common, trace
 from verl_ext.losses.kl import KL_TYPES, kl_of
 
 RATIOS = ("sequence", "token", "prefix", "none")
@@ -142,6 +144,7 @@ def _clipped(
     advantages = tokens.advantages
     nowhere = tokens.mask.new_zeros(())
     if clip == "none":
+        trace.note(ratio=weight, lower=weight.new_tensor(-math.inf), upper=weight.new_tensor(math.inf), clipped=nowhere)
         return weight * advantages, nowhere, nowhere
     lower, upper = advantages.new_tensor(low), advantages.new_tensor(high)
     if clip == "ppo":
@@ -150,6 +153,8 @@ def _clipped(
         return term, low_side, clipped & ~low_side
     # min(w, clip(w)) is w below the upper bound, so the lower one never acts.
     bounded, clipped = common.clipped_term(weight, torch.ones_like(weight), lower, upper)
+    if trace.listening():
+        trace.note(lower=weight.new_tensor(-math.inf), clipped=clipped & (advantages != 0))
     return bounded * advantages, nowhere, clipped & (advantages != 0)
 
 
