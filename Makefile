@@ -23,6 +23,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?= $(firstword $(foreach p,$(shell type -aP python3.11 python3.12 python3.10 python3),$(shell $(p) -c 'import ensurepip, sys; print(sys.executable if (3, 10) <= sys.version_info[:2] < (3, 13) else "")' 2>/dev/null)))
 
 TORCH := $(shell grep '^torch==' requirements/cpu.lock)
+# Beside the environment's packages: inside, every process of a run would import it, 3 s of a core each.
+MEGATRON := megatron-core==0.16.1
 # Used only where pip finds no CPU build of torch by itself, and to compile the lock.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -38,7 +40,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 # For benchmarks: glibc keeps what was freed. Otherwise, by the luck of the heap, half a loss's time is page faults.
 STEADY := MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 
-.PHONY: help setup demo test test-fast test-all bench image-cpu lint format check-lock lock lock-cpu lock-gpu clean
+.PHONY: help setup demo test test-fast test-all bench gpu-check drift image-cpu lint format check-lock lock lock-cpu lock-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -58,6 +60,8 @@ $(STAMP): requirements/cpu.lock pyproject.toml setup.py
 	echo "  $$(grep -c == requirements/cpu.lock) pinned packages of requirements/cpu.lock"; \
 	$(BIN)/python -m pip install -q --no-deps -r requirements/cpu.lock; \
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .; \
+	echo "  Megatron's core, for its tests only"; \
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/megatron $(MEGATRON); \
 	touch $@; \
 	echo "set-up took $$((SECONDS - started)) s (not part of the demo's time)"
 
@@ -79,6 +83,12 @@ test-all: lint check-lock ## everything, fault injection and long runs included
 bench: $(STAMP) ## time and memory against verl, on idle cores; fails if a limit is missed (BENCH_ARGS=...)
 	$(STEADY) $(BIN)/python -m pytest benchmarks -q --benchmark-columns=median,iqr,min,rounds --benchmark-sort=name $(PYTEST_ARGS)
 	$(STEADY) $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+gpu-check: $(STAMP) ## the checks that need a GPU (install requirements/gpu.lock there first)
+	$(BIN)/verl-ext gpu-check --out outputs/gpu-check.json
+
+drift: $(STAMP) ## what newer releases of verl and vLLM change of what is used here
+	$(BIN)/python -m drift
 
 image-cpu: ## build docker/Dockerfile.cpu with docker or buildah and run the demo's first steps inside it
 	docker/build.sh --stack cpu $(IMAGE_ARGS)

@@ -15,6 +15,7 @@ setup(
         "verl_ext.configs": ["*.yaml", "**/*.yaml"],
         "verl_ext.recipes": ["**/*.yaml", "**/*.md"],
         "verl_ext.demo": ["*.html.j2"],
+        "verl_ext.project": ["template/*", "template/**/*"],
         "verl_ext.sizing.architectures": ["*.json"],
         "verl_ext.tables": ["*.j2"],
     },

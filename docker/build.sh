@@ -84,7 +84,7 @@ else
   buildah bud --format docker "${arguments[@]}" "$@" .
   container=$(buildah from --pull-never "$tag")
   trap 'buildah rm "$container" >/dev/null' EXIT
-  run_inside() { buildah run "$container" -- /usr/bin/tini -g -- /opt/verl-ext/docker/entrypoint.sh "$@"; }
+  run_inside() { buildah run "$container" -- /usr/bin/tini -s -g -- /opt/verl-ext/docker/entrypoint.sh "$@"; }
 fi
 
 printf 'inside %s: doctor\n' "$tag"

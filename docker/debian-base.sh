@@ -19,7 +19,9 @@ mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Cod
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 debootstrap --variant=minbase --include=ca-certificates "$suite" "$tree" "${mirror:-http://deb.debian.org/debian}"
-rm -rf "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/archives/*.deb
+# bootstrap.log names this machine's folders.
+rm -rf "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/*.bin "$tree"/var/cache/apt/archives/*.deb \
+  "$tree"/var/log/bootstrap.log
 
 container=$(buildah from scratch)
 trap 'rm -rf "$tree"; buildah rm "$container" >/dev/null' EXIT

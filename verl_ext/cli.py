@@ -10,6 +10,8 @@ import typer
 from verl_ext.cluster.submission.command import submit
 from verl_ext.data.command import app as data
 from verl_ext.evaluation.command import app as evaluation
+from verl_ext.export.command import export
+from verl_ext.project.command import init
 from verl_ext.tables.command import app as tables
 
 app = typer.Typer(
@@ -20,7 +22,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
+app.command()(init)
 app.command()(submit)
+app.command()(export)
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
 app.add_typer(tables, name="tables")
@@ -115,7 +119,7 @@ def preflight(
     ] = None,
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster; local for this machine without Ray.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-    limit_s: Annotated[float, typer.Option("--limit", help="Seconds for gathering what is there.")] = 45.0,
+    limit_s: Annotated[float, typer.Option("--limit", help="Seconds for the whole command.")] = 48.0,
 ) -> None:
     """Compare what a run wants with what every node of the cluster has, before a model is loaded.
 
@@ -233,16 +237,22 @@ def entropy_check(
 
 
 @app.command()
-def doctor() -> None:
-    """Compare this environment with the tested one and check that the plugin loads."""
-    from rich.console import Console
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+    """Compare this environment with the tested one, and check that the plugin, its methods and its groups load."""
+    from verl_ext.doctor import doctor as run
 
-    from verl_ext.doctor import diagnose
+    raise typer.Exit(run(as_json))
 
-    console = Console()
-    styles = {"ok": "green", "untested": "yellow", "broken": "bold red"}
-    findings = diagnose()
-    for finding in findings:
-        console.print(f"{finding.level:9}", style=styles[finding.level], end="")
-        console.print(f"{finding.subject:22}{finding.text}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1 if any(finding.level == "broken" for finding in findings) else 0)
+
+@app.command("gpu-check")
+def gpu_check(
+    out: Annotated[Path | None, typer.Option(help="File for the result as JSON.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run this check only; repeatable.")] = None,
+) -> None:
+    """What only a GPU can show: kernels, packing, weight sync, a short run. One child process a check.
+
+    The exit status is 0 if every check passed, 1 otherwise, also where there is no GPU.
+    """
+    from verl_ext.gpu_check.command import Request, run
+
+    raise typer.Exit(run(Request(out, tuple(only or ()))))

@@ -15,7 +15,11 @@ from verl_ext.hyper import Checked, one_each
 
 NODE = "verl_ext"
 # Section -> its class. Named rather than imported: this module is read in every Ray process.
-SECTIONS: dict[str, str] = {}
+SECTIONS: dict[str, str] = {
+    "watchdog": "verl_ext.cluster.watchdog.settings:WatchdogSettings",
+    "checkpoint": "verl_ext.checkpoint.settings:CheckpointSettings",
+    "guards": "verl_ext.guards.settings:GuardSettings",
+}
 
 
 def section_class(name: str) -> type[Checked]:

@@ -167,3 +167,18 @@ def test_padding_rows_say_nothing_about_noise(capsys: pytest.CaptureFixture[str]
 def test_only_the_default_loss_config_is_needed_to_name_the_loss() -> None:
     assert ESPOLossConfig().loss_mode == "espo"
     assert identity(actor("vanilla"))["function"].endswith("core_algos.compute_policy_loss_vanilla")
+
+
+@pytest.mark.parametrize(
+    ("rewards", "gradient", "called"), [(False, False, False), (True, False, True), (False, True, True)]
+)
+def test_distillation_alone_runs_no_policy_loss(
+    config: DictConfig, rewards: bool, gradient: bool, called: bool
+) -> None:
+    """verl/trainer/distillation/losses.py: then there is nothing that workers could report."""
+    from omegaconf import OmegaConf
+
+    loss = {"use_task_rewards": rewards, "use_policy_gradient": gradient}
+    distilled = OmegaConf.merge(config, {"distillation": {"enabled": True, "distillation_loss": loss}})
+    assert execution.expected(distilled) is called
+    assert execution.expected(config)

@@ -179,6 +179,9 @@ def test_json_of_the_tiny_model_on_the_cpu(capsys: pytest.CaptureFixture[str]) -
     assert found["gpu"]["name"] == "cpu"
     update = found["phases"]["update"]
     assert update["parameters"] == 4 * 527_360
+    assert update["process"] == 727 * 2**20
+    assert update["kept from a sync"] == 4 * 527_360
+    assert found["phases"]["rollout"]["process"] == 686 * 2**20
     assert update["total"] == pytest.approx(sum(size for name, size in update.items() if name != "total"))
 
 

@@ -1,7 +1,7 @@
-"""The predicted memory of the trainer's and the rollout's process against what verl's trainer takes on the CPU.
+"""The predicted memory of the trainer's and the rollout's process against the peak of a run of verl on the CPU.
 
-A process of the tiny model gives the base: interpreter, torch, verl, vLLM. What a larger model adds to it is
-predicted, and the sum has to be within 20% of the peak of the resident set that the larger model's run shows.
+For the tiny models the process itself is nearly all of it; a model of 116 million parameters shows whether what a model
+adds is right.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pytest
 from tests.e2e import trainer
 from verl_ext.demo import models, task
 from verl_ext.sizing.command import of
-from verl_ext.sizing.gpus import GIB
 from verl_ext.train import compose
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
 TITLES = {"trainer": "ray::WorkerDict", "rollout": "VLLM::Worker"}
 """How the processes call themselves."""
 WITHIN = 0.2
+MIB = 2**20
 
 
 class Peaks(threading.Thread):
@@ -91,24 +91,18 @@ def predicted(arguments: list[str]) -> dict[str, float]:
     }
 
 
-@pytest.mark.timeout(1800)
-def test_peak_memory_of_a_larger_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tiny_dense", "tiny_moe", "larger"])
+def test_the_peak_of_both_processes(name: str, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     for split in ("train", "validation"):
         rows = [task.row(problem, number) for number, problem in enumerate(task.problems(split, 16, seed=0))]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
-    small = models.build_untrained("tiny_dense", True, tmp_path / "small", seed=0)
-    found = {}
-    for size, model in (("small", small), ("large", larger(tmp_path / "large"))):
-        arguments = trainer.overrides(model, tmp_path, steps=2, algo="grpo")
-        found[size] = measured(tmp_path / f"run_{size}", arguments), predicted(arguments)
-    (small_is, small_said), (large_is, large_said) = found["small"], found["large"]
+    folder = tmp_path / "model"
+    model = larger(folder) if name == "larger" else models.build_untrained(name, True, folder, seed=0)
+    arguments = trainer.overrides(model, tmp_path, steps=2, algo="grpo")
+    found, said = measured(tmp_path / "run", arguments), predicted(arguments)
     for kind in TITLES:
-        base = small_is[kind] - small_said[kind]
-        expected = base + large_said[kind]
-        added = (large_is[kind] - small_is[kind]) / GIB
-        said = (large_said[kind] - small_said[kind]) / GIB
-        print(f"{kind}: base {base / GIB:.2f} GiB, added {added:.2f}, predicted {said:.2f}")
-        assert expected == pytest.approx(large_is[kind], rel=WITHIN), (kind, base / GIB, added, said)
+        print(f"{name}, {kind}: measured {found[kind] / MIB:.0f} MiB, predicted {said[kind] / MIB:.0f}")
+    assert said == pytest.approx(found, rel=WITHIN)

@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from verl_ext import run_settings
+from verl_ext.bridge import compatibility
+from verl_ext.guards import configuration as guards
 from verl_ext.rollout import source
 
 
@@ -54,6 +56,8 @@ def faults(config: Any) -> list[str]:
     found += source.faults(config)
     found += run_settings.faults(config)
     found += method_faults(config, loss, estimator)
+    found += compatibility.faults(config)
+    found += guards.faults(config)
     return found
 
 

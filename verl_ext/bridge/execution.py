@@ -111,6 +111,17 @@ def _value(metric: Any) -> float:
     return float(values[0] if isinstance(values, list) else values)
 
 
+def expected(config: Any) -> bool:
+    """Whether verl calls a policy loss at all: distillation may take its place."""
+    from verl.trainer.distillation import is_distillation_enabled
+
+    distillation = config.get("distillation", None)
+    if not is_distillation_enabled(distillation):
+        return True
+    loss = distillation.distillation_loss
+    return bool(loss.use_task_rewards or loss.use_policy_gradient)
+
+
 def compare(metrics: dict[str, Any], config: Any) -> None:
     """On the controller, after an update: what ran must be what ``config`` (the trainer's) says.
 
@@ -120,14 +131,14 @@ def compare(metrics: dict[str, Any], config: Any) -> None:
     from verl.utils.config import omega_conf_to_dataclass
 
     ran = metrics.pop(CHECKSUM_METRIC, None)
-    expected = identity(omega_conf_to_dataclass(config.actor_rollout_ref.actor))
+    wanted = identity(omega_conf_to_dataclass(config.actor_rollout_ref.actor))
     if ran is None:
         raise ExecutionMismatchError(
             "the workers did not report which policy loss they ran: verl_ext is not loaded in them. "
             "Check that verl-ext is installed on every node (`verl-ext doctor`)."
         )
-    if abs(ran - checksum(expected)) > 0.5:
+    if abs(ran - checksum(wanted)) > 0.5:
         raise ExecutionMismatchError(
-            f"the workers ran another policy loss than the configuration asks for. Expected: {expected}. "
+            f"the workers ran another policy loss than the configuration asks for. Expected: {wanted}. "
             f"Each worker printed what it ran in a line that begins with {PREFIX!r}; compare the two."
         )

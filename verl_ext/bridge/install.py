@@ -37,6 +37,21 @@ HOOKS = (
     ("verl.workers.rollout.vllm_rollout.vllm_async_server", "verl_ext.bridge.rollout_server:bind_server"),
     ("verl.experimental.agent_loop.agent_loop", "verl_ext.bridge.agent_loop:bind"),
     ("verl.trainer.ppo.padding_utils", "verl_ext.bridge.agent_loop:bind_padding"),
+    ("verl.protocol", "verl_ext.bridge.watchdog:bind_process"),
+    ("transfer_queue", "verl_ext.bridge.watchdog:bind_queue"),
+    ("verl.trainer.ppo.v1.trainer_base", "verl_ext.bridge.watchdog:bind_trainer"),
+    ("verl.trainer.ppo.v1.trainer_sync", "verl_ext.bridge.watchdog:bind_timer"),
+    ("verl.trainer.ppo.v1.trainer_colocate_async", "verl_ext.bridge.watchdog:bind_timer"),
+    ("verl.trainer.ppo.v1.trainer_separate_async", "verl_ext.bridge.watchdog:bind_timer"),
+    ("verl.trainer.ppo.v1.replay_buffer", "verl_ext.bridge.watchdog:bind_buffer"),
+    ("verl.workers.engine.fsdp.transformer_impl", "verl_ext.bridge.watchdog:bind_engine"),
+    ("verl.workers.engine.megatron.transformer_impl", "verl_ext.bridge.watchdog:bind_engine"),
+    ("verl.workers.rollout.vllm_rollout.vllm_async_server", "verl_ext.bridge.watchdog:bind_server"),
+    ("verl.trainer.ppo.v1.trainer_base", "verl_ext.bridge.checkpoint:bind"),
+    ("verl.workers.engine_workers", "verl_ext.bridge.checkpoint:bind_workers"),
+    ("verl.utils.config", "verl_ext.bridge.checkpoint:bind_driver"),
+    ("verl.trainer.ppo.v1.trainer_base", "verl_ext.bridge.guards:bind"),
+    ("verl.experimental.agent_loop.agent_loop", "verl_ext.bridge.guards_sessions:bind_agent_loop"),
 )
 
 

@@ -16,6 +16,9 @@ RESERVE = 2.0 * GIB
 """The trainer's CUDA context, communication buffers and the allocator's gaps; an assumption."""
 ASLEEP = 1.5 * GIB
 """What a sleeping vLLM keeps: its CUDA context and graphs; an assumption."""
+TRAINER_PROCESS, ROLLOUT_PROCESS = 727 * 2**20, 686 * 2**20
+"""Resident bytes of verl's worker and of vLLM's without an accelerator, before a tiny model computes: interpreter,
+torch, verl, Ray. Measured, see docs/sizing.md. On GPUs they are on the host, and in no phase."""
 TIGHT = 0.93
 """Share of the memory above which a phase is called tight: no formula here is better than that."""
 
@@ -95,8 +98,10 @@ def plan(model: Model, settings: Settings, gpu: GPU) -> Plan:
     one = engine(model, settings, gpu.memory)
     trainer = _trainer(model, settings, held)
     if settings.cpu:
-        # Two processes; their bases, an interpreter with torch each, are not in it.
-        phases = (*trainer, Phase("rollout", _engine_parts(one)))
+        # As much as the whole weights stays resident from the first weight sync on; measured, see docs/sizing.md.
+        beside = {"kept from a sync": float(settings.weight * model.total), "process": float(TRAINER_PROCESS)}
+        working = [Phase(phase.name, {**phase.parts, **beside}) for phase in trainer]
+        phases = (*working, Phase("rollout", {**_engine_parts(one), "process": ROLLOUT_PROCESS}))
     elif settings.apart:
         # Other GPUs; both kinds have a context, and the rollouts' buffers are in vLLM's share.
         alone = [Phase(phase.name, {**phase.parts, "reserve": RESERVE}) for phase in trainer]

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_ext.train import fitness, notes
+from verl_ext.train import fitness, megatron, notes
 
 # A value that lets the other checks go on where a key must still be set.
 _STAND_INS = {"actor_rollout_ref.rollout.name": "vllm"}
@@ -57,6 +57,7 @@ def examine(config: DictConfig) -> Findings:
         return Findings(found, [])
     found += driver.faults(config)
     found += fitness.faults(config)
+    found += megatron.faults(config)
     raised, printed = _verls_own(config)
     # Where verl stumbles over a fault that is told already, its words add nothing.
     told = "\n".join(found)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import re
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,16 +17,15 @@ from rich.console import Console
 
 from tests.cluster.preflight.made import WANTED, cluster, node, seen
 from tests.cluster.preflight.test_wanted import DEMO
-from verl_ext.cluster.preflight import Finding, Found, Wanted, child, command, gather
+from verl_ext.cluster.preflight import Finding, Found, Wanted, asking, child, command, gather, survey
+from verl_ext.cluster.preflight.configured import Configured
 from verl_ext.cluster.preflight.report import merged
 
 UNTIL_S = 5.0
 
 
 def answering(found: Found) -> object:
-    def stand_in(wanted: Wanted, address: str | None, limit_s: float, meanwhile: object) -> Found:
-        assert callable(meanwhile)
-        meanwhile()
+    def stand_in(wanted: Wanted, address: str | None, deadline: float) -> Found:
         return found
 
     return stand_in
@@ -80,7 +81,7 @@ def test_a_key_that_does_not_exist_is_a_fault_beside_the_cluster(monkeypatch: py
 
 def test_faults_of_the_configuration_are_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "gather", answering(Found("local", nodes=[])))
-    status, said = run(*DEMO, "data.train_batch_size=2")
+    status, said = run(*DEMO, "data.train_batch_size=2", limit_s=300.0)
     assert status == 1
     assert "fault config: data.train_batch_size=2 is below actor_rollout_ref.actor.ppo_mini_batch_size=4" in said
     # Each node is asked for the data; that they are not here is no news.
@@ -96,13 +97,33 @@ def test_nothing_answers_at_the_address(free_address: str) -> None:
     assert time.monotonic() - started < 25
 
 
+@pytest.mark.parametrize(
+    ("reply", "told"), [(b"HTTP/1.1 400 Bad Request\r\n", "something else than Ray"), (b"", "timed out")]
+)
+def test_something_else_listens_at_the_address(reply: bytes, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the job server, whose port is easily taken for Ray's; ray.init would wait for two minutes."""
+    monkeypatch.setattr(child, "_CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        if reply:
+            threading.Thread(target=lambda: server.accept()[0].sendall(reply), daemon=True).start()
+        assert told in str(child.unreachable(f"127.0.0.1:{server.getsockname()[1]}"))
+
+
+def test_a_grpc_server_is_taken_for_ray() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        settings = bytes((0, 0, 6, 4, 0, 0, 0, 0, 0))
+        threading.Thread(target=lambda: server.accept()[0].sendall(settings), daemon=True).start()
+        assert child.unreachable(f"127.0.0.1:{server.getsockname()[1]}") is None
+
+
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "head", "head:port"])
 def test_addresses_that_cannot_be_asked(address: str) -> None:
     assert "host:port" in str(child.unreachable(address))
 
 
 def test_this_machine_without_ray() -> None:
-    findings, found = command.look([], "local", 60.0)
+    findings, found = command.look([], "local", time.monotonic() + 60.0)
+    assert found is not None
     assert found.local
     assert found.error is None
     (machine,) = found.nodes
@@ -113,33 +134,80 @@ def test_this_machine_without_ray() -> None:
     assert plugin.level == "ok", plugin
 
 
-def stub(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    """Another child in the place of the real one."""
-    (folder / "child.py").write_text(program)
-    monkeypatch.setattr(sys, "executable", str(folder / "python"))
-    (folder / "python").write_text(f'#!/bin/sh\nshift 2\nexec {sys.base_prefix}/bin/python3 {folder}/child.py "$@"\n')
-    (folder / "python").chmod(0o755)
+def stub(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
+    """Other children in the place of the real ones; a real one where there is none for it."""
+    for name, program in programs.items():
+        (folder / name).write_text(program)
+    python = folder / "python"
+    base = f"{sys.base_prefix}/bin/python3"
+    cases = "".join(
+        f'verl_ext.cluster.preflight.{name}) shift 2; exec {base} {folder}/{name} "$@";;\n' for name in programs
+    )
+    python.write_text(f'#!/bin/sh\ncase "$2" in\n{cases}esac\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(asking.sys, "executable", str(python))
+
+
+def within(seconds: float) -> float:
+    return time.monotonic() + seconds
+
+
+HANGS = "import time; time.sleep(600)"
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
 def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub(tmp_path, monkeypatch, "import time; time.sleep(600)")
+    stub(tmp_path, monkeypatch, child=HANGS)
     started = time.monotonic()
-    found = gather.gather(WANTED, "head:6379", 1.0, lambda: None)
-    assert found.error == "no answer within 1 s"
+    found = gather.gather(WANTED, "head:6379", within(1.0))
+    assert found.error == "not answered in time"
     assert time.monotonic() - started < UNTIL_S
 
 
 def test_a_child_that_dies_leaves_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub(tmp_path, monkeypatch, "import sys; print('Check failed: gcs'); sys.exit(9)")
-    found = gather.gather(WANTED, "head:6379", 20.0, lambda: None)
+    stub(tmp_path, monkeypatch, child="import sys; print('Check failed: gcs'); sys.exit(9)")
+    found = gather.gather(WANTED, "head:6379", within(20.0))
     assert found.error == "the probing process ended with status 9: Check failed: gcs"
 
 
 def test_an_answer_counts_although_the_child_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = cluster().to_json()
-    program = f"import sys, time; open(sys.argv[2], 'w').write({answer!r}); time.sleep(600)"
-    stub(tmp_path, monkeypatch, program)
-    assert gather.gather(WANTED, "head:6379", 2.0, lambda: None) == cluster()
+    stub(tmp_path, monkeypatch, child=f"import sys, time; open(sys.argv[2], 'w').write({answer!r}); time.sleep(600)")
+    assert gather.gather(WANTED, "head:6379", within(2.0)) == cluster()
+
+
+def test_the_time_is_that_of_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both processes hang and do not even listen to SIGTERM: the limit, and at most eight seconds."""
+    stub(tmp_path, monkeypatch, child=DEAF, configured=DEAF)
+    started = time.monotonic()
+    status, said = run(*DEMO, address="head:6379", limit_s=2.0)
+    assert (status, time.monotonic() - started < 10) == (1, True)
+    assert "fault config: wanted checked, found not answered in time; give more time with --limit" in said
+    # Without the configuration nobody knows what to ask the cluster for.
+    assert said.count("not answered") == 2
+
+
+def test_what_is_known_of_the_nodes_is_told_without_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Composed, but not yet checked: verl's import is slow; one node has not answered, one has not imported verl."""
+    slow = node("10.0.0.2", seen=seen(plugin=survey.SILENT))
+    silent = node("10.0.0.3", seen=None, fault=survey.LATE)
+    answer = cluster(second=slow)
+    answer.nodes.append(silent)
+    (tmp_path / "made").write_bytes(pickle.dumps(Configured(WANTED)))
+    stub(
+        tmp_path, monkeypatch,
+        configured=f"import os, sys, time; os.rename({str(tmp_path / 'made')!r}, sys.argv[2]); time.sleep(600)",
+        child=f"import sys, time; open(sys.argv[2], 'w').write({answer.to_json()!r}); time.sleep(600)",
+    )  # fmt: skip
+    status, said = run(*DEMO, address="head:6379", limit_s=6.0)
+    assert status == 1
+    assert "fault config: wanted checked, found not answered in time" in said
+    assert "fault probe on node 10.0.0.3: wanted an answer, found not answered in time" in said
+    assert "fault plugin on node 10.0.0.2: wanted verl_ext 0.1.0, 3 names registered, found not answered" in said
+    assert "importing verl takes long there" in said
+    assert "ok     vllm" in said
 
 
 def test_nodes_that_share_an_address_keep_their_own_names() -> None:
@@ -148,7 +216,7 @@ def test_nodes_that_share_an_address_keep_their_own_names() -> None:
         {"NodeManagerAddress": "10.0.0.1", "NodeName": "second", "NodeID": "abcdef"},
         {"NodeManagerAddress": "10.0.0.2", "NodeName": "third", "NodeID": "fedcba"},
     ]
-    assert child.labels(nodes) == ["10.0.0.1 (01234567)", "10.0.0.1 (second)", "10.0.0.2"]
+    assert survey.labels(nodes) == ["10.0.0.1 (01234567)", "10.0.0.1 (second)", "10.0.0.2"]
 
 
 def test_ray_finds_no_cluster_where_none_is_named(monkeypatch: pytest.MonkeyPatch, free_address: str) -> None:

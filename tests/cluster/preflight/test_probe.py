@@ -108,15 +108,15 @@ def test_disk_space_of_a_folder_to_come(tmp_path: Path) -> None:
 def test_the_probe_travels_to_a_process_without_verl_ext(tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(probe)
     try:
-        sent = cloudpickle.dumps(probe.look)
+        sent = cloudpickle.dumps([probe.look, probe.plugin])
     finally:
         cloudpickle.unregister_pickle_by_value(probe)
     (tmp_path / "verl.py").write_text("raise ImportError('planted')")
     (tmp_path / "verl_ext.py").write_text("raise ImportError('planted')")
     ask = {"distributions": ["pip", "no-such"], "models": {}, "data": {}, "files": {}, "checkpoints": None}
     program = (
-        "import json, pickle, sys; "
-        f"print(json.dumps(pickle.loads({sent!r})({ask!r}))); assert 'verl_ext' not in sys.modules"
+        f"import json, pickle, sys; look, plugin = pickle.loads({sent!r}); "
+        f"print(json.dumps({{**look({ask!r}), 'plugin': plugin()}})); assert 'verl_ext' not in sys.modules"
     )
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)

@@ -61,6 +61,20 @@ def test_nobody_answers(arguments: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("prepared")
+def test_a_job_server_that_asks_for_a_token(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.job_submission
+    from ray.exceptions import AuthenticationError
+
+    def refuse(address: str) -> None:
+        raise AuthenticationError("Unauthorized: Missing authentication token")
+
+    monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", refuse)
+    done = call(*arguments, "--no-code", "--address", "http://head:8265")
+    assert done.exit_code == 1
+    assert "http://head:8265: it asks for a token; set RAY_AUTH_MODE=token" in done.stderr
+
+
+@pytest.mark.usefixtures("prepared")
 @pytest.mark.parametrize(("rival", "status"), [("", 7), ("other", 1)])
 def test_the_jobs_exit_code(arguments: list[str], rival: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     server: Any = SimpleNamespace()

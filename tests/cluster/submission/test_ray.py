@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
-import os
-import shutil
-import socket
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.e2e.trainer import one_at_a_time
+from tests.cluster.submission.head import ray_head
 from verl_ext.cluster.submission import client
 from verl_ext.cluster.submission.job import Job, Request, prepare
 from verl_ext.cluster.submission.supervise import Supervisor
-from verl_ext.process import ProcessFamily
 
-# Never run so far; by hand until it has been.
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600, func_only=True)]
 
 KEY = "0123456789abcdef"
 
@@ -56,52 +48,11 @@ sys.exit(3 if what == "fails" else 0)
 """
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The job server of a Ray head that lives as long as this file's tests."""
-    # Not pytest's folder: the names of Ray's sockets have to fit into 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="verl-ext-ray-"))
-    names = (
-        "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port",
-        "metrics-export-port", "runtime-env-agent-port", "node-manager-port", "object-manager-port",
-    )  # fmt: skip
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    command = [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-        f"--temp-dir={folder}", "--num-cpus=2", "--num-gpus=0", "--object-store-memory=80000000",
-        "--include-dashboard=true", *(f"--{name}={port}" for name, port in ports.items()),
-    ]  # fmt: skip
-    hidden = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "SOME_KEY", "PYTHONHASHSEED")
-    env = {name: value for name, value in os.environ.items() if name not in hidden}
-    with one_at_a_time():
-        head = ProcessFamily(command, {**env, "RAY_USAGE_STATS_ENABLED": "0"}, folder / "head.log")
-        try:
-            yield reached(f"http://127.0.0.1:{ports['dashboard-port']}", head, folder / "head.log")
-        finally:
-            head.end()
-            shutil.rmtree(folder)
-
-
-def reached(address: str, head: ProcessFamily, log: Path) -> str:
-    deadline = time.monotonic() + 180
-    while True:
-        head.note_family()
-        try:
-            client.connect(address)
-        except ConnectionError:
-            assert head.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(1)
-        else:
-            return address
+    with ray_head(cpus=2, gpus=0) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

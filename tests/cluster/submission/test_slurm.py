@@ -31,6 +31,7 @@ echo "[ $(cat "$PLAY/nodes" 2>/dev/null | tr '\\n' ' ') ]"
 """
 SUBMIT = """#!/bin/bash
 printf '%s\\n' "submit" "$@" >> "$PLAY/submit"
+echo "${RAY_AUTH_MODE:-unset}" > "$PLAY/mode"
 [[ $PLAY_HANG == 1 ]] && { trap 'exit 130' TERM; while :; do sleep 0.05; done; }
 exit 3
 """
@@ -118,6 +119,27 @@ def test_the_script_starts_a_cluster_submits_and_ends_it(script: Path, play: dic
         "trainer.default_local_dir=/shared/runs/a", "a='x y'", "--name", "espo 7b", "--max-restarts", "2",
         "--env", "WANDB_API_KEY", "--no-code", "--address", "http://127.0.0.1:33456",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shell", "mode"),
+    [
+        ({}, "unset"),
+        ({"RAY_AUTH_TOKEN": "t"}, "token"),
+        ({"RAY_AUTH_TOKEN": "t", "RAY_AUTH_MODE": "disabled"}, "disabled"),
+    ],
+)
+def test_the_commands_know_of_the_token_that_the_head_finds(
+    script: Path, play: dict[str, str], shell: dict[str, str], mode: str
+) -> None:
+    """Else the job server would answer `submit`, and `ray list nodes` before it, with 401."""
+    env = {**play, "HOME": play["PLAY"], **shell}
+    subprocess.run(["bash", script], env=env, capture_output=True, timeout=60, check=False)
+    assert calls(play, "mode") == [mode]
+    (Path(play["PLAY"]) / ".ray").mkdir()
+    (Path(play["PLAY"]) / ".ray" / "auth_token").write_text("t")
+    subprocess.run(["bash", script], env=env, capture_output=True, timeout=60, check=False)
+    assert calls(play, "mode") == ["disabled" if mode == "disabled" else "token"]
 
 
 def test_slurms_signal_ends_everything(script: Path, play: dict[str, str]) -> None:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 import sys
 import time
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from verl_ext.bridge.driver import ConfigError
-from verl_ext.cluster.preflight.compare import compare, config_findings
-from verl_ext.cluster.preflight.finding import Finding, succeeded
+from verl_ext.cluster.preflight.asking import Child
+from verl_ext.cluster.preflight.compare import compare
+from verl_ext.cluster.preflight.configured import Configured, request
+from verl_ext.cluster.preflight.finding import CLUSTER, FAULT, Finding, succeeded
 from verl_ext.cluster.preflight.found import Found
 from verl_ext.cluster.preflight.gather import gather
 from verl_ext.cluster.preflight.report import as_json, show
-from verl_ext.cluster.preflight.wanted import Wanted, bare, wanted
-from verl_ext.train.checks import examine, unset
-from verl_ext.train.composing import Composed, compose
-from verl_ext.train.notes import file_notes
+from verl_ext.cluster.preflight.wanted import bare
+from verl_ext.process import stop_signals_raise
 
-LIMIT_S = 45.0
-"""Until then whatever has not answered is a fault; ending a process that hangs takes up to ten seconds more."""
+CONFIGURED = "verl_ext.cluster.preflight.configured"
+LIMIT_S = 48.0
+"""Until then whatever has not answered is a fault; ending two processes that hang takes up to eight seconds more."""
 
 
 def preflight(
@@ -38,7 +38,8 @@ def preflight(
         address: of Ray (``host:port``); ``local`` for this machine without Ray; None: the configuration's, or as
             ``ray.init`` finds it.
         json: print JSON in place of the table.
-        limit_s: seconds for the answers of all nodes.
+        limit_s: seconds for everything: the configuration and the answers of all nodes. What is not known then is
+            reported as not answered.
         console: the standard output's by default.
 
     Returns:
@@ -46,7 +47,8 @@ def preflight(
     """
     started = time.monotonic()
     try:
-        findings, found = look(arguments, address, limit_s)
+        with stop_signals_raise():
+            findings, found = look(arguments, address, started + limit_s)
     except KeyboardInterrupt:
         return 130
     seconds = time.monotonic() - started
@@ -57,41 +59,24 @@ def preflight(
     return 0 if succeeded(findings) else 1
 
 
-def look(arguments: Sequence[str], address: str | None, limit_s: float) -> tuple[list[Finding], Found]:
-    """Every finding, the configuration's first, and what was found."""
-    composed, faults = _composed(arguments)
-    need = _wanted(composed)
-    told = config_findings(faults, []) if faults else []
-
-    def configuration() -> None:
-        if composed is not None:
-            told.extend(_examined(composed))
-
-    found = gather(need, address or need.address, limit_s, meanwhile=configuration)
+def look(arguments: Sequence[str], address: str | None, deadline: float) -> tuple[list[Finding], Found | None]:
+    """Every finding, the configuration's first, and what was found; None where nobody was asked."""
+    if not arguments:
+        found = gather(need := bare(), address, deadline)
+        return compare(need, found), found
+    with Child(CONFIGURED, request(arguments)) as child:
+        first = child.wait(deadline, first=True)
+        if first is None:
+            return [_unanswered(child)], None
+        need = pickle.loads(first).need
+        found = gather(need, address or need.address, deadline)
+        last = child.wait(deadline)
+        assert last is not None
+        known: Configured = pickle.loads(last)
+        told = [*known.findings] if known.complete else [_unanswered(child)]
     return [*told, *compare(need, found)], found
 
 
-def _composed(arguments: Sequence[str]) -> tuple[Composed | None, list[str]]:
-    if not arguments:
-        return None, []
-    try:
-        return compose(arguments), []
-    except ConfigError as error:
-        lines = str(error).splitlines()
-        return None, [line.removeprefix("  - ") for line in lines[1:]] or lines
-
-
-def _wanted(composed: Composed | None) -> Wanted:
-    """The needs of a configuration; where it cannot be resolved, those of any run."""
-    if composed is None:
-        return bare()
-    config = copy.deepcopy(composed.config)
-    _, complete = unset(config)
-    return wanted(config) if complete else bare()
-
-
-def _examined(composed: Composed) -> list[Finding]:
-    found = examine(composed.config)
-    # Each node is asked for the files; that they are not on this machine says nothing.
-    told = set(file_notes(composed.config)) if found.notes else set()
-    return config_findings(found.faults, [note for note in found.notes if note not in told])
+def _unanswered(child: Child) -> Finding:
+    remedy = "give more time with --limit, or run the same with `verl-ext train --dry-run`"
+    return Finding(FAULT, "config", CLUSTER, "checked", child.ending(), remedy)

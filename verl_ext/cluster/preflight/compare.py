@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from verl_ext.cluster.preflight.asking import NOT_ANSWERED
 from verl_ext.cluster.preflight.finding import CLUSTER, FAULT, OK, WARN, Finding, count
 from verl_ext.cluster.preflight.found import Found, Node
 from verl_ext.cluster.preflight.machine import clock_findings, machine_findings
@@ -68,6 +69,10 @@ def plugin_finding(wanted: Wanted, node: Node) -> Finding:
     def fault(told: str, remedy: str) -> Finding:
         return Finding(FAULT, "plugin", node.address, asked, told, remedy)
 
+    if str(plugin["error"]).startswith(NOT_ANSWERED):
+        return fault(
+            plugin["error"], "importing verl takes long there; give more time with --limit, or look at the node"
+        )
     if plugin["error"] is not None:
         return fault(plugin["error"], f"pip install verl-ext=={wanted.plugin} in the environment of Ray on this node")
     absent = [name for name in wanted.losses if name not in plugin["losses"]]

@@ -30,7 +30,7 @@ _CGROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_byte
 
 
 def look(request: dict[str, Any]) -> dict[str, Any]:
-    """Everything about this node, with the fields of `verl_ext.cluster.preflight.found.Seen`.
+    """All that is known at once about this node: the fields of `verl_ext.cluster.preflight.found.Seen` but `plugin`.
 
     Args:
         request: ``distributions`` (names), ``models``, ``data`` and ``files`` (setting -> path), ``checkpoints`` (a
@@ -51,7 +51,6 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
             *({"key": key, **data(path)} for key, path in request["data"].items()),
             *({"key": key, **present(path)} for key, path in request["files"].items()),
         ],
-        "plugin": plugin(),
     }
 
 

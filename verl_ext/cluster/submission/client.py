@@ -17,6 +17,9 @@ from verl_ext.cluster.submission.restart import Outcome
 PATIENCE_S = 120.0
 """How long a job server may be silent before it counts as lost."""
 
+TOKEN_REMEDY = "set RAY_AUTH_MODE=token here, and have the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+"""Ray 2.60 asks for a token wherever the head found one in its home folder when it started."""
+
 _POLL_S = 1.0
 _RAYS_OWN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
@@ -38,12 +41,16 @@ def connect(address: str) -> Any:
     """A client of the job server at this address and no other.
 
     Raises:
-        ConnectionError: if nothing answers there.
+        ConnectionError: if nothing answers there, or if a token is missing or wrong.
     """
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    with _without(_RAYS_OWN):
-        return JobSubmissionClient(address)
+    try:
+        with _without(_RAYS_OWN):
+            return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise ConnectionError(f"it asks for a token; {TOKEN_REMEDY}") from error
 
 
 @contextlib.contextmanager

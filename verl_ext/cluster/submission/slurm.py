@@ -19,6 +19,12 @@ port=$((20000 + SLURM_JOB_ID % 10000))
 # Of this machine only: whoever reaches the job server can run commands.
 server=http://127.0.0.1:$((port + 10000))
 
+# Ray's head asks for a token where it finds one, and the commands below do not bring it along unless they are told to.
+token=${RAY_AUTH_TOKEN_PATH:-${HOME:-}/.ray/auth_token}
+if [[ -z ${RAY_AUTH_MODE:-} && (-n ${RAY_AUTH_TOKEN:-} || -s $token) ]]; then
+  export RAY_AUTH_MODE=token
+fi
+
 pids=()
 # shellcheck disable=SC2317,SC2329 # called by the trap
 clean_up() {

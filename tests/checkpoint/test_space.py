@@ -1,0 +1,75 @@
+"""Room on a disk, and what a full one looks like to torch."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.checkpoint.small_disk import small_disk
+from verl_ext.checkpoint import space
+from verl_ext.checkpoint.saving import short_of_room
+
+MIB = 2**20
+
+
+def test_a_full_disk_under_torchs_writer_is_recognised(tmp_path: Path) -> None:
+    """Torch raises a RuntimeError without an error number."""
+    with small_disk(tmp_path / "disk", MIB) as disk:
+        assert space.free(disk / "not" / "there") == MIB
+        assert space.disk(disk / "not" / "there") == f"verl-ext-test (tmpfs) mounted at {disk}"
+        with pytest.raises(RuntimeError) as error:  # once it is an OSError, _FULL can be shortened
+            torch.save({"weights": torch.zeros(MIB)}, disk / "model.pt")
+        assert space.says_full(error.value)
+        assert space.free(disk) < MIB // 4
+
+
+def test_it_is_recognised_behind_other_errors() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = RuntimeError("a worker died")
+    wrapped.__cause__ = full
+    assert space.says_full(wrapped)
+    assert space.says_full(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert not space.says_full(RuntimeError("a worker died"))
+    assert not space.says_full(OSError(errno.EACCES, "Permission denied"))
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (3 * MIB, "3.0 MiB"), (5 << 40, "5.0 TiB")],
+)
+def test_sizes_are_readable(size: int, text: str) -> None:
+    assert space.readable(size) == text
+
+
+def test_the_bytes_of_a_process_are_its_parameters_and_both_moments_of_adam() -> None:
+    module = torch.nn.Linear(100, 50)  # 5000 + 50 parameters
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.zeros(1, 100)).sum().backward()
+    optimizer.step()
+    # three copies of 4 bytes, and a step counter of 4 bytes for each of the two tensors
+    expected = 3 * 4 * 5050 + 2 * 4
+    assert space.tensor_bytes(SimpleNamespace(module=module, optimizer=optimizer)) == expected + MIB
+
+
+def test_an_engine_of_another_kind_is_not_guessed_at() -> None:
+    assert space.tensor_bytes(SimpleNamespace(module=[torch.nn.Linear(2, 2)], optimizer=None)) == 0
+    assert space.tensor_bytes(None) == 0
+
+
+def room(node: str, shared: bool, needed: int, free: int) -> dict[str, object]:
+    return {"node": node, "shared": shared, "needed": needed, "free": free, "disk": f"disk of {node}"}
+
+
+def test_processes_on_one_disk_share_its_room() -> None:
+    """Two of 6 fit into 12, not into 11."""
+    assert short_of_room([room("n0", True, 6, 12), room("n1", True, 6, 12)]) == []
+    assert short_of_room([room("n0", True, 6, 11), room("n1", True, 6, 11)]) == [("", 12, 11, "disk of n0")]
+
+
+def test_each_node_with_a_disk_of_its_own_is_looked_at() -> None:
+    rooms = [room("n0", True, 6, 7), room("n1", False, 6, 5), room("n2", False, 6, 6)]
+    assert short_of_room(rooms) == [(" on node n1", 6, 5, "disk of n1")]

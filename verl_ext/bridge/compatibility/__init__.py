@@ -1,0 +1,5 @@
+"""What of verl works with our methods, what is refused, and what nobody ran; docs/compatibility.md is made from it."""
+
+from verl_ext.bridge.compatibility.unread import faults
+
+__all__ = ["faults"]

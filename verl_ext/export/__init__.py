@@ -1,0 +1,1 @@
+"""From verl's checkpoints to Hugging Face folders that transformers, vLLM and `verl-ext eval` load."""

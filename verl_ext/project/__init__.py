@@ -1,0 +1,1 @@
+"""`verl-ext init`: a new project with a user's own data and reward function."""

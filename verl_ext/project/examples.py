@@ -1,0 +1,156 @@
+"""The examples of a new project: the demo's arithmetic, or a file of one's own, as rows in verl's schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TRAIN, VALIDATION = 256, 64
+LEAST_TRAIN = 4
+_SHARE = 10
+"""Of one's own problems one in so many is kept for validation."""
+
+Row = dict[str, Any]
+
+
+class ProjectError(ValueError):
+    """A project that cannot be made. `faults` are all that were found."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = faults
+        super().__init__("\n".join(faults))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the project trains and validates on.
+
+    Attributes:
+        train, validation: rows in verl's schema.
+        source: where they come from, for the README.
+    """
+
+    train: list[Row]
+    validation: list[Row]
+    source: str
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest prompt: its tokens for the tiny model, whose tokens are bytes."""
+        prompts = (row["prompt"] for row in (*self.train, *self.validation))
+        return max(sum(len(message["content"].encode()) + 1 for message in prompt) for prompt in prompts)
+
+
+def demo(name: str) -> Examples:
+    """Problems of the demo's task, which the tiny model half knows."""
+    from verl_ext.demo import task
+
+    def rows(split: task.Split, count: int) -> Iterator[Row]:
+        for index, problem in enumerate(task.problems(split, count, seed=0)):
+            yield {**task.row(problem, index), "data_source": name}
+
+    return Examples(list(rows("train", TRAIN)), list(rows("validation", VALIDATION)), "the demo's arithmetic")
+
+
+def own(name: str, file: Path, template: str | None = None) -> Examples:
+    """Problems of a file of one's own: parquet, jsonl, json or arrow.
+
+    Rows with a column ``prompt`` are in verl's schema and taken as they are. Others have the columns problem and
+    answer, or the other names that `verl_ext.data.problems` knows, and are read as `verl-ext data prepare` reads them.
+    About a tenth goes to validation, chosen by a hash of problem and answer, so that more problems in the file move
+    none from one side to the other.
+
+    Args:
+        name: of the project; the ``data_source`` of rows that have none.
+        file: the problems.
+        template: around each bare problem, of `verl_ext.data.templates`; None for ``boxed``.
+
+    Raises:
+        ProjectError: with every fault of the file.
+    """
+    from verl_ext.data.sources import SourceError, open_local
+
+    try:
+        found = list(open_local(file).rows())
+    except SourceError as error:
+        raise ProjectError([f"--data: {error}", *_template_faults(template)]) from error
+    ready = bool(found) and "prompt" in found[0]
+    keyed = _ready(name, file, found, template) if ready else _bare(name, file, found, template or "boxed")
+    held = {key for key in keyed if _held_out(key)} or {*list(keyed)[-1:]}
+    train = [row for key, row in keyed.items() if key not in held]
+    if len(train) < LEAST_TRAIN:
+        least = LEAST_TRAIN + 1
+        raise ProjectError([f"--data {file} has {len(keyed)} different problems; at least {least} are needed"])
+    return Examples(train, [row for key, row in keyed.items() if key in held], file.name)
+
+
+def _template_faults(template: str | None) -> list[str]:
+    from verl_ext.data.templates import TEMPLATES
+
+    usable = [known for known, chosen in TEMPLATES.items() if not chosen.solved]
+    if template is None or template in usable:
+        return []
+    return [f"--template {template}: no such template; there are {', '.join(usable)}"]
+
+
+def _bare(name: str, file: Path, found: list[Row], template: str) -> dict[str, Row]:
+    """Rows made of bare problems, by their keys."""
+    from verl_ext.data.faults import Faults
+    from verl_ext.data.prepare import rows
+    from verl_ext.data.problems import collect
+    from verl_ext.data.templates import TEMPLATES
+
+    faults = Faults()
+    problems = collect(found, faults).problems
+    told = [f"--data {file}: {fault}" for fault in faults.all()]
+    if any("--baked-in" in fault for fault in told):
+        told.append("`verl-ext data prepare` has --baked-in; here take the text out, or give rows in verl's schema")
+    if told := [*told, *_template_faults(template)]:
+        raise ProjectError(told)
+    made = rows(name, TEMPLATES[template], problems, "train")
+    return {problem.key: {**row, "data_source": name} for problem, row in zip(problems, made, strict=True)}
+
+
+def _ready(name: str, file: Path, found: list[Row], template: str | None) -> dict[str, Row]:
+    """Rows that are in verl's schema already, by their keys; of equal ones the first."""
+    from verl_ext.data.text import key
+
+    told = [f"--template {template}: the rows of {file} have prompts of their own"] if template else []
+    wrong = [str(number) for number, row in enumerate(found, start=1) if not _fits(row)]
+    if wrong:
+        shown = ", ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else "")
+        told.append(
+            f"--data {file}: rows {shown} need a prompt (a list of messages with role and content), "
+            "reward_model.ground_truth (a text), and no values that JSON does not have"
+        )
+    if told:
+        raise ProjectError(told)
+    keyed: dict[str, Row] = {}
+    for row in found:
+        prompt = "\n".join(message["content"] for message in row["prompt"])
+        keyed.setdefault(key(prompt, row["reward_model"]["ground_truth"]), {"data_source": name, **row})
+    return keyed
+
+
+def _fits(row: Row) -> bool:
+    prompt, model = row.get("prompt"), row.get("reward_model")
+    truth = model.get("ground_truth") if isinstance(model, dict) else None
+    try:
+        json.dumps(row)
+    except TypeError:
+        return False
+    return (
+        isinstance(truth, str)
+        and bool(truth.strip())
+        and isinstance(prompt, list)
+        and bool(prompt)
+        and all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in prompt)
+    )
+
+
+def _held_out(key: str) -> bool:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % _SHARE == 0

@@ -1,0 +1,48 @@
+"""The reward function by itself: `python -m pytest` in this folder, before a GPU hour is spent on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from reward import OUTCOMES, compute_score
+
+
+@pytest.mark.parametrize(
+    ("response", "truth", "outcome"),
+    [
+        ("4*2=8\n\n3+8=11\n\n\\boxed{11}", "11", "correct"),
+        ("The answer is 11.", "11", "correct"),
+        ("first 11, no: \\boxed{12}", "11", "wrong"),
+        ("\\boxed{12}, no: \\boxed{11}", "11", "correct"),
+        ("12, no: 11", "11", "correct"),
+        ("\\boxed{ -3 }", "-3", "correct"),
+        ("I do not know", "11", "unparsable"),
+        ("", "11", "unparsable"),
+    ],
+)
+def test_outcomes(response: str, truth: str, outcome: str) -> None:
+    result = compute_score("test", response, truth)
+    assert result["outcome"] == outcome
+    assert result["score"] == result["acc"] == float(outcome == "correct")
+    assert result["verified"] == float(outcome != "unparsable")
+    assert sum(result[f"outcome_{name}"] for name in OUTCOMES) == 1
+
+
+def test_every_response_has_the_same_keys() -> None:
+    assert compute_score("test", "", "1").keys() == compute_score("test", "1", "1").keys()
+
+
+def test_an_example_without_a_ground_truth_is_an_error() -> None:
+    with pytest.raises(ValueError, match="ground_truth"):
+        compute_score("test", "1", " ")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_every_example_can_be_answered(split: str) -> None:
+    lines = (Path(__file__).parent / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    for number, example in enumerate(map(json.loads, lines), start=1):
+        truth = example["reward_model"]["ground_truth"]
+        result = compute_score(example["data_source"], f"\\boxed{{{truth}}}", truth)
+        assert result["score"] == 1.0, f"line {number}: the right answer is not accepted: {truth!r}"
