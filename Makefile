@@ -13,6 +13,7 @@ SEED  ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 IMAGE_ARGS ?=
+DRIFT_ARGS ?=
 
 # A PYTHONPATH or a user site from outside would put other versions in front of the pinned ones.
 unexport PYTHONPATH
@@ -88,7 +89,7 @@ gpu-check: $(STAMP) ## the checks that need a GPU (install requirements/gpu.lock
 	$(BIN)/verl-ext gpu-check --out outputs/gpu-check.json
 
 drift: $(STAMP) ## what newer releases of verl and vLLM change of what is used here
-	$(BIN)/python -m drift
+	$(BIN)/python -m drift $(DRIFT_ARGS)
 
 image-cpu: ## build docker/Dockerfile.cpu with docker or buildah and run the demo's first steps inside it
 	docker/build.sh --stack cpu $(IMAGE_ARGS)

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from verl_ext import batch_file
 from verl_ext.bridge.controller import as_list
 from verl_ext.bridge.policy_loss import OLD_ENTROPY
-from verl_ext.guards import batch_file, nonfinite, verifier
+from verl_ext.guards import nonfinite, verifier
 from verl_ext.guards.nonfinite import Finding
 from verl_ext.rollout import source
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from verl_ext.guards import batch_file
+from verl_ext import batch_file
 
 VERSION = 1
 REASON = "reason.json"

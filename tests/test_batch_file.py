@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_ext.guards import batch_file
+from verl_ext import batch_file
 
 FLOAT32 = st.floats(width=32, allow_nan=True, allow_infinity=True)
 LENGTHS = st.lists(st.integers(0, 7), max_size=6)
