@@ -68,6 +68,8 @@ def deaths() -> dict:
         cls = ray.remote(num_cpus=0)(type("Ignored", (Actor,), {}) if way == "ignored" else Actor)
         restarts = 1 if way == "restarts" else 0
         made[way] = cls.options(name=f"probe_{way}", max_restarts=restarts).remote(way)
+    # Asked for just now: most of them cannot run yet.
+    asked_for, running = actors.living(), {actor.id for actor in actors.alive()}
     pids = {way: ray.get(made[way].ping.remote()) for way in WAYS if way != "unborn"}
     made["sleeper"].sleep_for_ever_in_a_probe.remote()
     for way in ("killed", "restarts", "ignored"):
@@ -93,6 +95,9 @@ def deaths() -> dict:
         "dead": actors.dead(["Ignored"], None),
         "vital": actors.dead([], {"nobody"}),
         "seen": seen,
+        "asked_for": len(asked_for),
+        "not_running_yet": len(asked_for - running),
+        "killed_counts": made["killed"]._actor_id.hex() in asked_for,
         "alive": [actor.label for actor in alive],
         "stacks": texts,
         "silent": silent,

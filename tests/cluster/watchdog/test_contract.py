@@ -26,6 +26,7 @@ def dog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     nothing = watchdog.Actions(
         dead=lambda vital: [],
         living=set,
+        started=int,
         beats=lambda: 0,
         stacks=lambda: ({}, []),
         interrupt=lambda: None,

@@ -46,6 +46,13 @@ def test_a_death_is_seen_within_seconds_and_only_if_vital(found: dict[str, Any])
     assert [who for _, who, _ in found["deaths"]["vital"]] == ["a process"], "what is reported always counts"
 
 
+def test_actors_that_are_still_starting_count_as_well(found: dict[str, Any]) -> None:
+    """verl's training begins while its agent loop workers import; a later death of one must not go unseen."""
+    assert found["deaths"]["not_running_yet"] > 0
+    assert found["deaths"]["asked_for"] == 9
+    assert found["deaths"]["killed_counts"]
+
+
 def test_reports_of_others_and_beats_arrive(found: dict[str, Any]) -> None:
     assert ["x:1", "a process", "it ended"] in [
         [key.rsplit("death:", 1)[-1], who, why] for key, who, why in found["deaths"]["dead"]

@@ -35,6 +35,7 @@ class World:
         return watchdog.Actions(
             dead=dead,
             living=lambda: {"a", "b"},
+            started=lambda: 2,
             beats=lambda: self.count,
             stacks=lambda: ({"worker-7": "a stack"}, []),
             interrupt=lambda: self.did.append("interrupt"),

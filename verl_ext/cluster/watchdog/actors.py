@@ -63,6 +63,11 @@ def alive() -> list[Actor]:
     return [Actor.of(known) for known in table("ALIVE")]
 
 
+def living() -> set[str]:
+    """Ids of the actors of this job that have not died. Training begins while verl's last ones are still starting."""
+    return {known["ActorID"] for known in table() if known["State"] != "DEAD"}
+
+
 def dead(ignored: Collection[str], vital: Collection[str] | None) -> list[tuple[str, str, str]]:
     """Actors of this job that died without being asked to, and processes that others have reported.
 

@@ -34,7 +34,8 @@ class Actions:
 
     Attributes:
         dead: processes that died, of `actors.dead`; given the ids of the actors that count, or None.
-        living: ids of the actors of the job.
+        living: ids of the actors of the job that have not died; some may still be starting.
+        started: how many of them run.
         beats: micro-batches that the workers have done.
         stacks: name -> stacks of every process, and sentences on what could not be seen.
         interrupt: raises KeyboardInterrupt in the main thread.
@@ -44,6 +45,7 @@ class Actions:
 
     dead: Callable[[set[str] | None], Sequence[tuple[str, str, str]]]
     living: Callable[[], set[str]]
+    started: Callable[[], int]
     beats: Callable[[], int]
     stacks: Callable[[], tuple[dict[str, str], list[str]]]
     interrupt: Callable[[], Any]
@@ -57,7 +59,8 @@ def on_ray(settings: WatchdogSettings) -> Actions:
 
     return Actions(
         dead=lambda vital: actors.dead(settings.ignore_actors, vital),
-        living=lambda: {actor.id for actor in actors.alive()},
+        living=actors.living,
+        started=lambda: len(actors.alive()),
         beats=actors.beats,
         stacks=lambda: actors.all_stacks(actors.alive(), STACKS_S),
         interrupt=Interrupter().raise_in_main,
@@ -112,7 +115,7 @@ class Watchdog:
         for death in self.ledger.died(self._do.dead(self._vital)):
             self._do.say(texts.notice(death, self.ledger.where, self._settings.dead_process_s))
         if self.ledger.outermost == START_UP:
-            count = len(self._do.living())
+            count = self._do.started()
             self.ledger.mark("actors", count, f"{count} Ray actors were running")
         self.ledger.mark("beats", self._do.beats(), "a micro-batch was done")
 
