@@ -80,27 +80,27 @@ def bypass(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
 
 
 @pytest.fixture(scope="session")
-def tepo(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
-    """With a penalty, and at a learning rate that leaves the responses different: it needs positive advantages."""
-    folder = tmp_path_factory.mktemp("tepo")
-    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=2, algo="tepo")
-    own = ["+actor_rollout_ref.actor.policy_loss.kl_coef=1", "actor_rollout_ref.actor.optim.lr=1e-5"]
-    return trainer.run(folder / "run", [*arguments, *own])
+def erpo_with_tepo(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    """An estimator and a loss in one run, since each run costs more than a minute.
+
+    At the other runs' learning rate the responses become alike within two steps: whole groups fail together, as the
+    reward crashes by the response's text, and TEPO's penalty needs positive advantages.
+    """
+    folder = tmp_path_factory.mktemp("erpo_with_tepo")
+    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=3, algo="erpo")
+    tepo = [
+        "actor_rollout_ref.actor.policy_loss._target_=verl_ext.config.TEPOLossConfig",
+        "actor_rollout_ref.actor.policy_loss.loss_mode=tepo",
+        "+actor_rollout_ref.actor.policy_loss.kl_coef=1",
+        "actor_rollout_ref.actor.calculate_entropy=true",
+        "actor_rollout_ref.actor.optim.lr=1e-5",
+    ]
+    return trainer.run(folder / "run", [*arguments, *tepo])
 
 
 @pytest.fixture(scope="session")
-def erpo_with_steer(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
-    """An estimator and a loss in one run, since each run costs more than a minute.
-
-    At the other runs' learning rate the responses become alike within two steps, and whole groups fail together,
-    as the reward crashes by the response's text.
-    """
-    folder = tmp_path_factory.mktemp("erpo_with_steer")
-    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=3, algo="erpo")
-    steer = [
-        "actor_rollout_ref.actor.policy_loss._target_=verl_ext.config.STEERLossConfig",
-        "actor_rollout_ref.actor.policy_loss.loss_mode=steer",
-        "actor_rollout_ref.actor.calculate_entropy=true",
-        "actor_rollout_ref.actor.optim.lr=1e-4",
-    ]
-    return trainer.run(folder / "run", [*arguments, *steer])
+def steer(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
+    folder = tmp_path_factory.mktemp("steer")
+    return trainer.run(
+        folder / "run", trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=2, algo="steer")
+    )

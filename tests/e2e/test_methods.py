@@ -64,12 +64,13 @@ def test_sspo_clips_with_bounds_that_follow_the_entropy(sspo: trainer.Run) -> No
 # --- TEPO
 
 
-def test_tepo_ran(tepo: trainer.Run) -> None:
-    line = only_execution(tepo)
+def test_tepo_ran(erpo_with_tepo: trainer.Run) -> None:
+    line = only_execution(erpo_with_tepo)
     assert line["loss"] == "tepo"
     assert line["function"] == "verl_ext.losses.tepo.tepo_loss"
     assert line["hyper_parameters"]["kl_coef"] == 1
     assert line["hyper_parameters"]["loss_agg_mode"] == "token-mean"
+    assert "ref_log_prob" in line["fields"]
 
 
 def kl_masks(records: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,11 +84,11 @@ def kl_masks(records: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]
     return torch.cat(masks), torch.cat(valid)
 
 
-def test_tepo_penalises_some_tokens_from_the_second_mini_batch_on(tepo: trainer.Run) -> None:
+def test_tepo_penalises_some_tokens_from_the_second_mini_batch_on(erpo_with_tepo: trainer.Run) -> None:
     second = []
-    for number in range(len(tepo.steps)):
+    for number in range(len(erpo_with_tepo.steps)):
         rows = 0
-        for record in tepo.step(number):
+        for record in erpo_with_tepo.step(number):
             if rows >= trainer.MINI_BATCH:
                 second.append(record)
             rows += len(record["responses"])
@@ -96,9 +97,9 @@ def test_tepo_penalises_some_tokens_from_the_second_mini_batch_on(tepo: trainer.
     assert 0 < share < 1, share
 
 
-def test_tepo_reports_the_share_that_its_data_give(tepo: trainer.Run) -> None:
+def test_tepo_reports_the_share_that_its_data_give(erpo_with_tepo: trainer.Run) -> None:
     penalties = []
-    for record in tepo.records():
+    for record in erpo_with_tepo.records():
         mask, valid = kl_masks([record])
         expected = float((mask & valid).sum() / valid.sum().clamp(min=1))
         assert record["metrics"]["actor/tepo/kl_mask"] == pytest.approx(expected, abs=1e-6)
@@ -106,20 +107,20 @@ def test_tepo_reports_the_share_that_its_data_give(tepo: trainer.Run) -> None:
     assert max(penalties) > 0
 
 
-# --- STEER and ERPO
+# --- STEER
 
 
-def test_steer_and_erpo_ran(erpo_with_steer: trainer.Run) -> None:
-    line = only_execution(erpo_with_steer)
+@pytest.mark.slow
+def test_steer_ran_and_weights_some_tokens_down(steer: trainer.Run) -> None:
+    line = only_execution(steer)
     assert line["loss"] == "steer"
     assert line["function"] == "verl_ext.losses.steer.steer_loss"
-    assert "ref_log_prob" in line["fields"]
-
-
-def test_steer_weights_some_tokens_down(erpo_with_steer: trainer.Run) -> None:
-    for step in erpo_with_steer.steps:
+    for step in steer.steps:
         assert 0.8 <= step["actor/steer/weight"] < 1
         assert step["actor/steer/entropy_change"] > 0
+
+
+# --- ERPO, in TEPO's run
 
 
 def whole_step(run: trainer.Run, number: int) -> dict[str, Any]:
@@ -131,11 +132,11 @@ def whole_step(run: trainer.Run, number: int) -> dict[str, Any]:
     return {**columns, "uid": [uid for record in records for uid in record["uid"]]}
 
 
-def test_erpo_advantages_are_those_of_its_definition_and_differ_within_a_row(erpo_with_steer: trainer.Run) -> None:
+def test_erpo_advantages_are_those_of_its_definition_and_differ_within_a_row(erpo_with_tepo: trainer.Run) -> None:
     from verl_ext.advantages.erpo import erpo_advantage
 
     for number in range(3):
-        batch = whole_step(erpo_with_steer, number)
+        batch = whole_step(erpo_with_tepo, number)
         expected, _ = erpo_advantage(
             batch["rm_scores"],
             batch["response_mask"],
@@ -154,11 +155,11 @@ def test_erpo_advantages_are_those_of_its_definition_and_differ_within_a_row(erp
             assert batch["advantages"][row][valid[row]].std() > 1e-4
 
 
-def test_erpo_keeps_the_sign_rule(erpo_with_steer: trainer.Run) -> None:
+def test_erpo_keeps_the_sign_rule(erpo_with_tepo: trainer.Run) -> None:
     """Psi has the sign of the row's outcome where the token's progress is above its bucket's mean, else the other."""
     from verl_ext.advantages.erpo import process_signal
 
-    batch = whole_step(erpo_with_steer, 2)
+    batch = whole_step(erpo_with_tepo, 2)
     signal = process_signal(
         batch["rm_scores"],
         batch["response_mask"],

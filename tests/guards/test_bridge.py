@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.exceptions import RayTaskError
 from tensordict import NonTensorStack
 from verl.experimental.agent_loop import agent_loop
 from verl.trainer.ppo.v1 import PPOTrainer, replay_buffer, trainer_base, trainer_sync
@@ -21,9 +22,9 @@ from verl.workers.engine.fsdp import transformer_impl
 from tests.bridge.configurations import compose
 from tests.bridge.micro_batches import jagged
 from tests.bridge.test_controller import Queue, meta, verdict
-from verl_ext import run_state
+from verl_ext import batch_file, run_state
 from verl_ext.bridge import guards, guards_batch, guards_sessions
-from verl_ext.guards import GuardError, batch_file
+from verl_ext.guards import GuardError
 from verl_ext.guards.verifier import SessionFailures
 from verl_ext.rollout.mismatch import MismatchError
 
@@ -362,8 +363,11 @@ def test_the_worker_tags_the_prompt_with_what_was_raised(monkeypatch: pytest.Mon
 
 def test_an_error_from_another_process_is_named_with_the_place_where_it_was_raised() -> None:
     text = 'ray::Worker\n  File "/a/loop.py", line 3, in run\n  File "/b/reward.py", line 7, in compute_score\nKeyError'
-    error = SimpleNamespace(cause=KeyError("x"), traceback_str=text)
-    assert guards_sessions.cause(error) == "KeyError: 'x' (/b/reward.py:7, in compute_score)"  # type: ignore[arg-type]
+    error = RayTaskError("compute_score", text, KeyError("x")).as_instanceof_cause()
+    error.verl_ext_stage = "the reward function raised "  # as our wrap around it does
+    assert guards_sessions.cause(error) == (
+        "the reward function raised KeyError: 'x' (/b/reward.py:7, in compute_score)"
+    )
 
 
 # --- contracts

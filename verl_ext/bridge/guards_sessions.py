@@ -62,14 +62,18 @@ def cause(error: BaseException) -> str:
     """One line: what raised what, and where, of an error that may have come through Ray."""
     original = getattr(error, "cause", None) or error
     text = f"{type(original).__name__}: {original}".strip().replace("\n", " ")[:LONGEST]
-    places = _PLACE.findall(getattr(error, "traceback_str", None) or _formatted(original))
+    places = _PLACE.findall(_traceback(error))
     place = f" ({places[-1][0]}:{places[-1][1]}, in {places[-1][2]})" if places else ""
     return f"{getattr(error, 'verl_ext_stage', '')}{text}{place}"
 
 
-def _formatted(error: BaseException) -> str:
+def _traceback(error: BaseException) -> str:
     import traceback
 
+    from ray.exceptions import RayTaskError
+
+    if isinstance(error, RayTaskError):
+        return str(error)  # that of the process in which it was raised; the local one ends at the call
     return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 

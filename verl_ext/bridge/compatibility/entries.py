@@ -424,7 +424,7 @@ FEATURES: tuple[Feature, ...] = (
             tested(("espo",), "tests/e2e/test_espo.py::test_the_loss_that_ran_is_espo"),
             tested(("sspo",), "tests/e2e/test_methods.py::test_sspo_ran"),
             tested(("tepo",), "tests/e2e/test_methods.py::test_tepo_ran"),
-            tested(("steer",), "tests/e2e/test_methods.py::test_steer_and_erpo_ran"),
+            tested(("steer",), "tests/e2e/test_methods.py::test_steer_ran_and_weights_some_tokens_down"),
             unrun(but("espo", "sspo", "tepo", "steer"), f"{BASE}: def _step_once("),
             tested(
                 (ESTIMATORS,),
