@@ -118,6 +118,7 @@ def ended(folder: str, stubborn: bool) -> dict:
 if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=True)
     out, folder = sys.argv[1:]
-    found = {"deaths": deaths(), "blocked": ended(folder, False), "stubborn": ended(folder, True)}
+    # The deaths last: one of them is reported for the whole job, and would end the two runs before their limit.
+    found = {"blocked": ended(folder, False), "stubborn": ended(folder, True), "deaths": deaths()}
     with open(out, "w") as file:
         json.dump(found, file)
