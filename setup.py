@@ -16,7 +16,9 @@ setup(
         "verl_ext.recipes": ["**/*.yaml", "**/*.md"],
         "verl_ext.demo": ["*.html.j2"],
         "verl_ext.project": ["template/*", "template/**/*"],
+        "verl_ext.run_report": ["*.j2"],
         "verl_ext.sizing.architectures": ["*.json"],
         "verl_ext.tables": ["*.j2"],
+        "verl_ext.viewer": ["template/*"],
     },
 )

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from verl_ext.calibrate.command import calibrate
 from verl_ext.cluster.submission.command import submit
 from verl_ext.data.command import app as data
 from verl_ext.evaluation.command import app as evaluation
 from verl_ext.export.command import export
 from verl_ext.project.command import init
+from verl_ext.replay.command import replay
+from verl_ext.run_report.command import report
 from verl_ext.tables.command import app as tables
+from verl_ext.viewer.command import view
 
 app = typer.Typer(
     name="verl-ext",
@@ -25,6 +29,10 @@ app = typer.Typer(
 app.command()(init)
 app.command()(submit)
 app.command()(export)
+app.command()(report)
+app.command()(view)
+app.command()(replay)
+app.command()(calibrate)
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
 app.add_typer(tables, name="tables")

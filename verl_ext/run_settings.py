@@ -19,6 +19,7 @@ SECTIONS: dict[str, str] = {
     "watchdog": "verl_ext.cluster.watchdog.settings:WatchdogSettings",
     "checkpoint": "verl_ext.checkpoint.settings:CheckpointSettings",
     "guards": "verl_ext.guards.settings:GuardSettings",
+    "export": "verl_ext.token_export.settings:TokenExportSettings",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from verl_ext.demo import report
 from verl_ext.demo.figure import group_name, smooth
-from verl_ext.demo.metrics import History, Record
+from verl_ext.run_report.history import History, Record
 
 ACC = "val-core/verl_ext/demo/acc/mean@1"
 

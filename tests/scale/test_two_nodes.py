@@ -147,7 +147,9 @@ def test_the_loss_of_a_node_ends_the_run_in_time_with_words(story: Story) -> Non
     print(f"\nthe run ended {story.seconds:.0f} s after the loss of a node, status {story.status}")
     assert story.status == 1
     assert story.seconds < LIMIT_S
-    assert re.search(r"^\S*(ActorDiedError|ActorUnavailableError|WatchdogError): ", story.log, re.MULTILINE)
+    # Whoever notices first: Ray, the watchdog, or gloo in the other process of an all-reduce.
+    words = r"^\S*(ActorDiedError|ActorUnavailableError|WatchdogError): |^RuntimeError: .*Connection closed by peer"
+    assert re.search(words, story.log, re.MULTILINE)
 
 
 def test_a_run_resumes_on_a_node_in_the_place_of_the_lost_one(story: Story) -> None:

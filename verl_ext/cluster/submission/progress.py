@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from verl_ext.demo.logs import STARTUP, plain, startup_phase
-from verl_ext.demo.metrics import Record
 from verl_ext.demo.progress import clock
+from verl_ext.run_report.history import Record
 
 KEPT_LINES = 5000
 """Of the end of the log, to find in them what went wrong."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.demo.metrics import REST, History, MetricsTail, Record, parse, wilson
+from verl_ext.run_report.history import REST, History, MetricsTail, Record, parse, wilson
 
 
 def line(step: int, **data: object) -> bytes:

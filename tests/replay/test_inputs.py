@@ -1,0 +1,204 @@
+"""What a dump is read as, what each loss is given, and how bad input is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from verl_ext import batch_file
+from verl_ext.demo.models import build_tokenizer
+from verl_ext.replay import figure, made, report
+from verl_ext.replay.command import replay as command
+from verl_ext.replay.dump import Selection, load
+from verl_ext.replay.faults import ReplayError
+from verl_ext.replay.inputs import prepare
+from verl_ext.replay.run import Request, replay
+from verl_ext.replay.subjects import build
+
+Writer = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Writer:
+    """Writes a made batch with columns changed (None takes one out)."""
+
+    def write(rows: int = 4, about: Mapping[str, Any] | None = None, **changes: Sequence[Any] | None) -> Path:
+        columns = {**made.columns(rows), **changes}
+        path = tmp_path / "batch.parquet"
+        given = {"vocab_size": made.VOCAB} if about is None else about
+        batch_file.write(path, {k: v for k, v in columns.items() if v is not None}, 1, given)
+        return path
+
+    return write
+
+
+def like(values: float, rows: int = 4) -> list[np.ndarray]:
+    """A column with one value."""
+    return [np.full(len(mask), values) for mask in made.columns(rows)["response_mask"]]
+
+
+def test_without_log_probs_every_ratio_is_one(write: Writer) -> None:
+    done = replay(Request(write(log_probs=None, current_entropy=None), ["gspo", "steer"]))
+    assert [row["mean_ratio"] for row in report.rows(done)] == [1, 1]
+    assert any("every ratio is 1" in note for note in done.notes)
+
+
+def test_columns_that_stand_for_others_are_told(write: Writer) -> None:
+    path = write(old_log_probs=None, rollout_log_probs=made.columns(4)["old_log_probs"])
+    assert load(path).notes == ("the file has no old_log_probs; rollout_log_probs stands for it",)
+
+
+def test_rows_that_do_not_count(write: Writer) -> None:
+    masks = made.columns(4)["response_mask"]
+    path = write(
+        is_padding=[True, False, False, False],
+        mini_batch=[0, 0, 1, 1],
+        response_mask=[masks[0], masks[1], masks[2] * 0, masks[3]],
+    )
+    assert load(path).keys == ["0_0_1", "0_0_3"]
+    assert load(path, Selection(mini_batch=1)).keys == ["0_0_3"]
+    with pytest.raises(ReplayError, match="--mini-batch 7: it has 0, 1"):
+        load(path, Selection(mini_batch=7))
+
+
+def test_values_that_are_not_finite(write: Writer) -> None:
+    advantages = made.columns(4)["advantages"]
+    advantages[1][3] = np.nan
+    path = write(advantages=advantages)
+    with pytest.raises(ReplayError, match="column advantages: 1 rows, first 0_0_1"):
+        load(path)
+    assert load(path, Selection(only_finite=True)).keys == ["0_0_0", "0_0_2", "0_0_3"]
+
+
+def test_entropy_groups_are_made_anew(write: Writer) -> None:
+    """The same column holds the groups of another loss, or of other quantiles."""
+    groups = [np.zeros(len(mask), dtype=int) for mask in made.columns(4)["response_mask"]]
+    dump = load(write(group_ids=groups))
+    ids = prepare(dump, build(["espo"]))[0].context.group_ids
+    assert ids is not None
+    # By rank: of n tokens those from floor(0.8 n + 0.5) on are in group 1.
+    sizes = dump.mask.sum(-1)
+    assert (ids == 1).sum(-1).tolist() == [int(n) - int(np.floor(0.8 * int(n) + 0.5)) for n in sizes]
+
+
+def test_segments_of_file_and_of_tokenizer(write: Writer) -> None:
+    """Byte 10 is a line break: two of them end a segment, as in `ab\\n\\ncd`."""
+    text = [97, 98, 10, 10, 99, 100]
+    columns: dict[str, Any] = {
+        name: [rows[0][:6]] for name, rows in made.columns(1).items() if name not in ("key", "uid")
+    }
+    columns |= {"key": ["a"], "uid": ["a"], "responses": [text], "segment_ids": [[0, 1, 2, 3, 4, 5]]}
+    unknown = load(write(1, **columns))
+    sspo = build(["sspo"])
+    found = prepare(unknown, sspo, build_tokenizer())[0].context.segment_ids
+    assert found is not None
+    assert found.tolist() == [[0, 0, 0, 0, 1, 1]]
+    kept = prepare(unknown, sspo)[0]
+    assert torch.equal(kept.context.segment_ids, unknown.tensors["segment_ids"])
+    assert "whatever delimiter" in kept.notes[0]
+    known = load(write(1, about={"loss": "sspo", "hyper_parameters": {"delimiter": "\n\n"}}, **columns))
+    assert prepare(known, sspo, build_tokenizer())[0].context.segment_ids.tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_what_losses_lack_is_one_list(write: Writer) -> None:
+    path = write(segment_ids=None, entropy=None, current_entropy=None, about={})
+    with pytest.raises(ReplayError) as error:
+        replay(Request(path, ["espo", "sspo", "steer", "gspo"]))
+    assert error.value.faults == [
+        "espo and sspo: the file has no entropy or rollout_entropies",
+        "espo: the file has no vocab_size; give --vocab-size, or --model",
+        "sspo: the file has no segment_ids; give --tokenizer with the model's folder, so that they can be made from "
+        "the responses",
+        "steer: the file has no current_entropy; use an export of a run with actor.calculate_entropy=True, or give "
+        "--model",
+    ]
+
+
+def test_all_faults_at_once(write: Writer) -> None:
+    request = Request(
+        write(advantages=None, old_log_probs=None),
+        ["esppo", "espo", "gspo", "gspo"],
+        ["espo:alpha=-1", "sspo:beta=1", "espo"],
+        top=1.5,
+        out=Path("x.svg"),
+    )
+    with pytest.raises(ReplayError) as error:
+        replay(request)
+    text = str(error.value)
+    expected = (
+        "--top 1.5",
+        "--out x.svg",
+        "no column advantages",
+        "no column old_log_probs or rollout_log_probs",
+        "--loss esppo: no preset of configs/algo and no loss of verl's; did you mean 'espo'?",
+        "--loss gspo twice",
+        "--set sspo:beta=1: no --loss sspo",
+        "--set espo: write LOSS:key=value",
+        "--loss espo: ",
+    )
+    assert [part for part in expected if part not in text] == []
+    assert "alpha" in text
+
+
+def test_lengths_that_differ(write: Writer) -> None:
+    entropy = made.columns(4)["entropy"]
+    entropy[2] = entropy[2][:-1]
+    count = len(entropy[2])
+    with pytest.raises(ReplayError, match=f"column entropy: 1 rows, first 0_0_2, have {count} values for {count + 1}"):
+        load(write(entropy=entropy))
+
+
+def test_settings_reach_loss_and_actor() -> None:
+    wide, plain, bare = build(
+        ["wide=espo", "espo", "vanilla"], ["wide:alpha=0.3", "wide:clip_ratio_low=0.1", "espo:" + ALPHA + "=0.2"]
+    )
+    assert (wide.hyper["alpha"], wide.hyper["clip_ratio_low"]) == (0.3, 0.1)
+    assert plain.hyper["alpha"] == 0.2
+    assert (bare.name, bare.method) == ("vanilla", None)
+
+
+ALPHA = "actor_rollout_ref.actor.policy_loss.alpha"
+
+
+def test_parts_of_the_loss_that_are_left_out_are_told(write: Writer) -> None:
+    done = replay(Request(write(), ["max_entropy"]))
+    assert "max_entropy: the entropy term (entropy_coeff=0.001) is left out" in done.notes
+
+
+def test_a_batch_without_gradient(write: Writer) -> None:
+    done = replay(Request(write(advantages=like(0)), ["gspo", "espo"]))
+    assert done.norms.tolist() == [0, 0]
+    assert report.as_data(done)["cosine"] == [[None, None], [None, None]]
+    assert report.cosine_cells(done)[1] == ["gspo", "-", "-"]
+    assert figure.picture(done).startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    made_app = typer.Typer()
+    made_app.command()(command)
+    return made_app
+
+
+def test_command_writes_table_and_html(write: Writer, tmp_path: Path, app: typer.Typer) -> None:
+    out = tmp_path / "deep" / "out.html"
+    done = CliRunner().invoke(app, [str(write()), "--loss", "gspo", "--loss", "sspo", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "cosine" in done.output
+    page = out.read_text()
+    assert "data:image/png;base64," in page
+    assert "http" not in page
+    assert "<td>1.0000</td>" in page
+
+
+def test_command_refuses_with_status_two(tmp_path: Path, app: typer.Typer) -> None:
+    done = CliRunner().invoke(app, [str(tmp_path / "none.parquet"), "--loss", "gspo"])
+    assert done.exit_code == 2
+    assert "none.parquet does not exist" in done.output

@@ -1,0 +1,1 @@
+"""Clip parameters proposed from a dumped batch: ``verl-ext calibrate``."""

@@ -1,0 +1,1 @@
+"""One dumped batch through several policy losses: ``verl-ext replay``."""
