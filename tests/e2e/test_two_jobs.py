@@ -25,6 +25,6 @@ def test_both_jobs_train_with_the_weights_of_their_own_model(tmp_path_factory, d
         assert run.returncode == 0, run.tail()
         assert len(run.steps) == 2
         for step in run.steps:
-            assert step["weight_sync/mismatches"] == 0
-            assert step["weight_sync/tensors"] > 10
+            assert step["actor/weight_sync/mismatches"] == 0
+            assert step["actor/weight_sync/tensors"] > 10
             assert step["training/rollout_log_probs_diff_max"] < 1e-3
