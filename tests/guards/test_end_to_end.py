@@ -82,8 +82,9 @@ def test_after_a_collapse_the_run_goes_back_to_the_last_good_checkpoint(tmp_path
     for kind in ("model", "optim", "extra_state"):
         first, third, fourth = (shard(tmp_path, step, kind) for step in (1, 3, 4))
         assert fourth == first, kind
-        # The third's extra state differs too, but only in the pickled numbers, which are not compared here.
-        assert third != first or kind == "extra_state", kind
+        # The schedule's numbers are pickled; of the extra state only the random state is compared here.
+        if kind != "extra_state":
+            assert third != first, kind
     # The rollout engine samples from the restored weights: at step 5 it agrees with the actor.
     assert run.steps[4]["training/rollout_log_probs_diff_max"] < 1e-3
     assert "actor/grad_norm" not in run.steps[3]

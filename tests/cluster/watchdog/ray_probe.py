@@ -69,7 +69,8 @@ def deaths() -> dict:
         restarts = 1 if way == "restarts" else 0
         made[way] = cls.options(name=f"probe_{way}", max_restarts=restarts).remote(way)
     # Asked for just now: most of them cannot run yet.
-    asked_for, running = actors.living(), {actor.id for actor in actors.alive()}
+    asked_for = actors.living() & {actor._actor_id.hex() for actor in made.values()}
+    running = {actor.id for actor in actors.alive()}
     pids = {way: ray.get(made[way].ping.remote()) for way in WAYS if way != "unborn"}
     made["sleeper"].sleep_for_ever_in_a_probe.remote()
     for way in ("killed", "restarts", "ignored"):
