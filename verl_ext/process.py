@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ import psutil
 
 # Shared memory and semaphores that vLLM and verl's weight sync create and, when killed, leave behind.
 SEGMENT = re.compile(r"/dev/shm/(?:psm_|verl_weights_|sem\.mp-)\w+")
+SOCKETS = "VLLM_RPC_BASE_PATH"
+"""vLLM's variable for the folder of its sockets; the system's temporary one by default."""
 
 _POLL_SECONDS = 0.3
 _FAMILY_SECONDS = 2.0
@@ -28,13 +32,15 @@ class ProcessFamily:
     so the family is noted while it can be seen (`note_family`, called now and then) and ended by process id.
     A process is known by its id and its time of creation: an id that now belongs to another is left alone.
     Shared memory that the family had mapped is noted as well, and removed at the end if nobody maps it any more.
+    vLLM's sockets, which it leaves behind when verl ends it, are in a folder of their own, removed with the family.
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self._sockets = Path(tempfile.mkdtemp(prefix="verl_ext-"))  # short: a socket's path has at most 107 bytes
         with log.open("wb") as sink:
             self._process = subprocess.Popen(
-                command, env=dict(env), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                command, env={SOCKETS: str(self._sockets), **env}, stdin=subprocess.DEVNULL, stdout=sink,
+                stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self._family: set[psutil.Process] = set()
         self._segments: set[str] = set()
@@ -83,7 +89,7 @@ class ProcessFamily:
             time.sleep(0.1)
         self._signal(signal.SIGKILL)
         self._process.wait(timeout=patience)
-        self._remove_segments()
+        self._remove_traces()
         return alive
 
     def settle(self, patience: float = 15.0) -> int:
@@ -93,10 +99,11 @@ class ProcessFamily:
             time.sleep(0.2)
         if self._living():
             return self.end()
-        self._remove_segments()
+        self._remove_traces()
         return 0
 
-    def _remove_segments(self) -> None:
+    def _remove_traces(self) -> None:
+        shutil.rmtree(self._sockets, ignore_errors=True)
         for path in self._segments - mapped_segments(psutil.pids()):
             Path(path).unlink(missing_ok=True)
 
