@@ -18,6 +18,7 @@ setup(
         "verl_ext.project": ["template/*", "template/**/*"],
         "verl_ext.run_report": ["*.j2"],
         "verl_ext.sizing.architectures": ["*.json"],
+        "verl_ext.study": ["*.j2"],
         "verl_ext.tables": ["*.j2"],
         "verl_ext.viewer": ["template/*"],
     },

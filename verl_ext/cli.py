@@ -15,6 +15,7 @@ from verl_ext.export.command import export
 from verl_ext.project.command import init
 from verl_ext.replay.command import replay
 from verl_ext.run_report.command import report
+from verl_ext.study.command import app as study
 from verl_ext.tables.command import app as tables
 from verl_ext.viewer.command import view
 
@@ -36,6 +37,7 @@ app.command()(calibrate)
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
 app.add_typer(tables, name="tables")
+app.add_typer(study, name="study")
 
 AssetsFolder = Annotated[Path, typer.Option(help="Cache of the demo's models and data.")]
 Model = Annotated[str, typer.Option(help="tiny_dense or tiny_moe.")]

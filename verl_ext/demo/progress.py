@@ -159,12 +159,18 @@ class LiveLine:
         return f"step {state.step}/{state.total}  {numbers}  {'' if left is None else clock(left) + ' left'}"
 
 
-def watch(process: ProcessFamily, state: RunState, console: Console) -> int:
-    """Show a run as a live line until its process has ended; the exit status."""
+def watch(process: ProcessFamily, state: RunState, console: Console, limit_s: float | None = None) -> int:
+    """Show a run as a live line until its process has ended; the exit status.
+
+    Raises:
+        TimeoutError: if it still runs `limit_s` seconds after its launch; ending it is the caller's.
+    """
     with LiveLine(console, state) as live:
 
         def look() -> None:
             now = time.monotonic()
             live.show(state.update(now), now)
+            if limit_s is not None and now - state.started > limit_s and process.poll() is None:
+                raise TimeoutError(f"it took longer than {limit_s:.0f} s")
 
         return process.follow(look)
