@@ -44,6 +44,7 @@ def overrides(model: Path, data: Path, checkpoints: Path, steps: int, save_every
         "algorithm.use_kl_in_reward=true",
         "algorithm.kl_ctrl.type=adaptive",
         "algorithm.kl_ctrl.horizon=100",
+        "reward.custom_reward_function.name=always_judged",
         *more,
     ]
 

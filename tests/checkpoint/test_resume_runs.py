@@ -44,11 +44,11 @@ def test_the_learning_rate_schedule_is_equal_and_the_workers_random_state_was_ta
 
 
 def test_data_order_is_equal_across_the_epoch_border(family: Family) -> None:
-    """What each run drew by itself. Sets: how many responses to a prompt can be judged differs with the response."""
+    """What each run drew by itself, each prompt as often as it has responses."""
     import torch
 
     drawn = {
-        run: [set(torch.load(family.folder / run / "prompts" / f"prompts-{step}.pt")) for step in steps]
+        run: [torch.load(family.folder / run / "prompts" / f"prompts-{step}.pt") for step in steps]
         for run, steps in {"straight": range(1, 7), "killed": range(1, K + 1), "resumed": range(K + 1, 7)}.items()
     }
     assert drawn["straight"] == drawn["killed"] + drawn["resumed"]

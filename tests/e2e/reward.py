@@ -6,9 +6,14 @@ import zlib
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_):
-    draw = zlib.crc32(solution_str.encode())
-    if draw % 5 == 0:
+    if zlib.crc32(solution_str.encode()) % 5 == 0:
         raise RuntimeError("the grader crashed, as asked")
+    return always_judged(data_source, solution_str, ground_truth, extra_info)
+
+
+def always_judged(data_source, solution_str, ground_truth, extra_info=None, **_):
+    """The same without crashes: every prompt keeps all its responses."""
+    draw = zlib.crc32(solution_str.encode())
     right = float(draw % 2)
     outcome = "correct" if right else "wrong"
     if draw % 7 == 0:
