@@ -202,3 +202,23 @@ def test_command_refuses_with_status_two(tmp_path: Path, app: typer.Typer) -> No
     done = CliRunner().invoke(app, [str(tmp_path / "none.parquet"), "--loss", "gspo"])
     assert done.exit_code == 2
     assert "none.parquet does not exist" in done.output
+
+
+def test_a_run_is_read_where_it_exported_one_step_and_otherwise_one_has_to_be_named(tmp_path: Path) -> None:
+    export = tmp_path / "run" / "token_export"
+    (tmp_path / "empty").mkdir()
+    made.write(export / "step-00050" / "rank-00000.parquet", 4)
+    assert len(load(tmp_path / "run").keys) == 4
+    made.write(export / "step-00100" / "rank-00000.parquet", 4)
+    with pytest.raises(ReplayError) as caught:
+        load(tmp_path / "run")
+    assert caught.value.faults == [f"{tmp_path}/run holds 2 steps, name one: {export}/step-00050, {export}/step-00100"]
+    with pytest.raises(ReplayError, match=r"a run writes one with verl_ext.export.every=N"):
+        load(tmp_path / "empty")
+
+
+def test_a_setting_of_verls_own_loss_needs_no_path() -> None:
+    (subject,) = build(["clip_cov"], ["clip_cov:clip_cov_ratio=0.05"])
+    assert subject.actor.policy_loss.clip_cov_ratio == 0.05
+    with pytest.raises(ReplayError, match="loss_mode"):
+        build(["vanilla"], ["vanilla:loss_mode=gspo"])

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from verl.utils.config import validate_config
 
+from verl_ext.bridge.driver import ConfigError
 from verl_ext.run_report import keys
 from verl_ext.train import compose
 
@@ -88,6 +90,61 @@ def test_a_reference_to_the_environment_is_resolved_when_printed(config: Any, mo
     assert fault.startswith("trainer.note holds the value of MY_TOKEN: ")
 
 
+@pytest.mark.parametrize(
+    ("value", "whose"),
+    [
+        ("${oc.env:NOT_SET_TOKEN}", "the value of NOT_SET_TOKEN"),  # another machine may have it
+        ("${oc.env:NOT_SET_TOKEN,null}", "the value of NOT_SET_TOKEN"),
+        ("https://${oc.env:NOT_SET}/u?key=" + KEY, "the value of MY_TOKEN"),  # as it is written
+        ("${trainer.nothing}", None),
+        ("${no_such_resolver:1}", None),
+        ("${oc.env:A_PLACE_KEY}", None),
+        ("???", None),
+    ],
+)
+def test_what_cannot_be_resolved_is_looked_at_as_it_is_written(
+    config: Any, monkeypatch: pytest.MonkeyPatch, value: str, whose: str | None
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", KEY)
+    monkeypatch.setenv("A_PLACE_KEY", "/etc/ssl/private.pem")
+    monkeypatch.delenv("NOT_SET_TOKEN", raising=False)
+    bad = writable(config)
+    OmegaConf.update(bad, "trainer.note", value, force_add=True)
+    OmegaConf.update(bad, "trainer.plain", KEY, force_add=True)  # the others are found nevertheless
+    found = keys.faults(bad)
+    assert [fault.partition(": ")[0] for fault in found] == [
+        *([f"trainer.note holds {whose}"] if whose else []),
+        "trainer.plain holds the value of MY_TOKEN",
+    ]
+    assert KEY not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "faulty"),
+    [("${trainer.nothing}", True), ("${trainer.device}", True), ("${trainer.note}", False), ("EMPTY", False)],
+)
+def test_under_a_keys_name_a_reference_counts_as_what_it_gives(config: Any, value: str, faulty: bool) -> None:
+    bad = writable(config)
+    OmegaConf.update(bad, "trainer.note", "none", force_add=True)
+    OmegaConf.update(bad, "judge.api_key", value, force_add=True)
+    found = [fault.partition(": ")[0] for fault in keys.faults(bad, {})]
+    assert found == ["judge.api_key holds a key"] * faulty
+
+
+def test_the_driver_refuses_a_key_before_ray_starts(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the other faults, and with a value in the configuration that cannot be resolved here."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    bad = writable(config)
+    OmegaConf.update(bad, f"{ENTRY}.WANDB_API_KEY", KEY, force_add=True)
+    OmegaConf.update(bad, "trainer.note", "${oc.env:NOT_SET_HERE}", force_add=True)
+    OmegaConf.update(bad, "algorithm.adv_estimator", "epso")
+    with pytest.raises(ConfigError) as caught:
+        validate_config(config=bad, use_reference_policy=False, use_critic=False)
+    assert f"\n  - {ENTRY}.WANDB_API_KEY holds a key: verl prints its configuration" in str(caught.value)
+    assert "did you mean 'espo'?" in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
 @pytest.mark.parametrize("algo", ["espo", "grpo"])
 @pytest.mark.parametrize("backend", ["cpu", "fsdp"])
 def test_configurations_as_they_are_hold_no_key(algo: str, backend: str) -> None:
@@ -103,6 +160,11 @@ def test_configurations_as_they_are_hold_no_key(algo: str, backend: str) -> None
         ({"prompt_key": "prompt", "max_token_len": 5, "tokenizer": "t", "pad_token": "<pad>"}, {}, []),
         ({"url": "https://u:s3cretvalue99@h"}, {"X_PASSWORD": "s3cretvalue99"}, ["url"]),
         ({"url": "short"}, {"X_TOKEN": "short"}, []),
+        ({"proxy": "http://me:s3cret@proxy:3128", "other": "http://proxy:3128/me@here"}, {}, ["proxy"]),
+        ({"text": "see abc/def+0123456789=="}, {"AWS_SECRET_ACCESS_KEY": "abc/def+0123456789=="}, ["text"]),
+        ({"endpoint": "https://login.example/token"}, {"TOKEN_URL": "https://login.example/token"}, []),
+        ({"env": {"MAX_TOKEN_LEN": 4096, "HF_TOKEN": "EMPTY"}}, {}, []),
+        ({"db": {"password": [12345678]}}, {}, ["db.password.0"]),
         ({"path": "/etc/ssl/private.pem"}, {"SSL_KEY": "/etc/ssl/private.pem"}, []),
         ({"a": "value-of-home-dir"}, {"HOME": "value-of-home-dir"}, []),
     ],

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from verl.utils.tracking import Tracking
 
 from tests.run_report import made
 from verl_ext.run_report import wandb_file
@@ -16,12 +17,12 @@ from verl_ext.run_report.sources import read
 
 pytest.importorskip("wandb")
 KEY = "0123456789abcdef0123456789abcdef01234567"
+MARK = "a-value-of-the-configuration"
+# verl alone, as its trainer uses it: the plugin is found by its entry point.
 SCRIPT = """
 import json, sys
 from verl.utils.tracking import Tracking
-from verl_ext.run_report import wandb_panels
-tracking = Tracking("project", "espo", ["wandb"], config={"trainer": {"logger": ["wandb"]}})
-wandb_panels.define(tracking.logger["wandb"])
+tracking = Tracking("project", "espo", ["wandb"], config={"trainer": {"logger": ["wandb"], "note": sys.argv[2]}})
 for step, data in json.loads(sys.argv[1]).items():
     tracking.log({**data, "actor/verl_ext/execution": 1.0, "actor/lost": float("nan")}, step=int(step))
 tracking.finish()
@@ -30,17 +31,15 @@ tracking.finish()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's offline folder. Nothing answers at the server's address: contacting it would be an error."""
+    """A folder with all that an offline run wrote. Nothing answers at the server's address: asking is an error."""
     home = tmp_path_factory.mktemp("wandb")
-    variables = {
-        "WANDB_MODE": "offline",
-        "WANDB_API_KEY": KEY,
-        "WANDB_BASE_URL": "http://127.0.0.1:9",
-        "WANDB_DIR": str(home),
-        "VERL_USE_EXTERNAL_MODULES": "",
-    }
-    command = [sys.executable, "-c", SCRIPT, json.dumps(made.rows())]
-    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300)
+    folders = ("HOME", "TMPDIR", "WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "XDG_CACHE_HOME")
+    server = {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    variables = {**dict.fromkeys(folders, str(home)), **server, "VERL_USE_EXTERNAL_MODULES": ""}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(made.rows()), MARK]
+    done = subprocess.run(
+        command, cwd=home, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert KEY not in done.stdout + done.stderr
     return home
@@ -56,9 +55,18 @@ def test_an_offline_run_is_read_from_its_folder(folder: Path) -> None:
 
 
 def test_no_file_of_the_run_holds_the_key(folder: Path) -> None:
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    assert any(file.suffix == ".wandb" for file in files)
-    assert [file for file in files if KEY.encode() in file.read_bytes()] == []
+    """Of all that the run wrote anywhere; what it was given as configuration is there, so that a key would be found."""
+    contents = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert any(file.suffix == ".wandb" and MARK.encode() in content for file, content in contents.items())
+    assert [file for file, content in contents.items() if KEY.encode() in content] == []
+
+
+def test_a_run_that_wandb_does_not_record_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    tracking = Tracking("project", "espo", ["wandb"])
+    tracking.log({"val-core/sums/acc/mean@1": 0.5}, step=1)
+    tracking.finish()
 
 
 def test_a_killed_run_gives_what_it_had_written(folder: Path, tmp_path: Path) -> None:
@@ -76,7 +84,10 @@ def test_a_killed_run_gives_what_it_had_written(folder: Path, tmp_path: Path) ->
 
 
 def test_definitions_reach_the_run(folder: Path) -> None:
-    """wandb-core writes them into the log: the summary of validations, and the checksum without a chart."""
+    """wandb-core writes them into the log: the summary of validations, and the checksum without a chart.
+
+    Nobody but the plugin defined them.
+    """
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.rglob("*.wandb")

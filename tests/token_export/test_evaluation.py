@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +97,61 @@ def test_a_negative_advantage_beyond_the_upper_bound_is_clipped_high() -> None:
     assert found["clipped_high"].tolist() == [[True, True]]
     assert not found["clipped_low"].any()
     assert found["lower"].tolist() == [[-math.inf, -math.inf]]
+
+
+def stopping(*tokens: int):
+    """A loss that hands nothing out, and leaves these tokens of its one row out."""
+
+    def loss(log_prob, **_):
+        kept = torch.ones_like(log_prob)
+        kept[0, list(tokens)] = 0
+        return -(log_prob * kept).sum(), {}
+
+    return loss
+
+
+# Ratios 4, 0.9, 1.1, 0.5, 1, 1 and then one token that keeps its gradient.
+RATIOS, ADVANTAGES = (4.0, 0.9, 1.1, 0.5, 1.0, 1.0, 2.0), [-1, 1, 1, -1, 1, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "low"),
+    [
+        # The dual clip, A < 0 at a ratio of 4, is high; one that Clip-Cov picks is where its ratio is, and at 1 the
+        # advantage decides: r < 1 at tokens 1 and 3, A < 0 at token 5.
+        ("vanilla", [1, 3, 5]),
+        ("clip_cov", [1, 3, 5]),
+        # Of the row: (4 * 0.9 * 1.1 * 0.5 * 2)^(1/7) = 3.96^(1/7) = 1.217.
+        ("gspo", []),
+        # Not known, or without a ratio: the advantage alone.
+        ("somebodys", [0, 3, 5]),
+        ("gpg", [0, 3, 5]),
+    ],
+)
+def test_the_side_is_that_of_the_ratio_which_the_loss_bounds(name: str, low: list[int]) -> None:
+    config = SimpleNamespace(policy_loss={"loss_mode": name})
+    arguments = {**given_to([math.log(r) for r in RATIOS], ADVANTAGES), "config": config}
+    found = evaluate(stopping(*range(6)), arguments)
+    assert found["clipped_low"][0].nonzero().flatten().tolist() == low
+    assert found["clipped_high"][0].nonzero().flatten().tolist() == [i for i in range(6) if i not in low]
+    ratios = [3.96 ** (1 / 7)] * 7 if name == "gspo" else list(RATIOS)
+    assert found["ratio"][0].tolist() == pytest.approx(ratios, rel=1e-6)
+
+
+def test_the_ratio_of_a_sequence_is_that_of_its_valid_tokens() -> None:
+    """Row 0: (2 * 0.5 * 4)^(1/3) = 4^(1/3), what is behind the mask does not count. Row 1 has no valid token."""
+    ratios = torch.tensor([[2.0, 0.5, 4.0, 9.0], [7.0] * 4])
+    arguments = {
+        "old_log_prob": torch.zeros(2, 4),
+        "log_prob": ratios.double().log(),
+        "advantages": torch.ones(2, 4),
+        "response_mask": torch.tensor([[1, 1, 1, 0], [0] * 4]),
+        "config": SimpleNamespace(policy_loss={"loss_mode": "gspo"}),
+    }
+    arguments["log_prob"][0, 3] = math.nan
+    found = evaluate(stopping(0, 1, 2, 3), arguments)
+    assert found["ratio"][0, :3].tolist() == pytest.approx([4 ** (1 / 3)] * 3, rel=1e-12)  # in double precision
+    assert found["clipped_high"].tolist() == [[True, True, True, False], [False] * 4]
 
 
 @pytest.mark.parametrize(

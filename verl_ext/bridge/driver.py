@@ -12,6 +12,7 @@ from verl_ext import run_settings
 from verl_ext.bridge import compatibility
 from verl_ext.guards import configuration as guards
 from verl_ext.rollout import source
+from verl_ext.run_report import keys
 
 
 class ConfigError(ValueError):
@@ -58,6 +59,7 @@ def faults(config: Any) -> list[str]:
     found += method_faults(config, loss, estimator)
     found += compatibility.faults(config)
     found += guards.faults(config)
+    found += keys.faults(config)
     return found
 
 

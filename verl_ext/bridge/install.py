@@ -55,6 +55,7 @@ HOOKS = (
     ("verl.trainer.distillation.losses", "verl_ext.bridge.token_export:bind_loss"),
     ("verl.trainer.ppo.v1.trainer_base", "verl_ext.bridge.guards:bind"),
     ("verl.experimental.agent_loop.agent_loop", "verl_ext.bridge.guards_sessions:bind_agent_loop"),
+    ("verl.utils.tracking", "verl_ext.bridge.tracking:bind"),
 )
 
 

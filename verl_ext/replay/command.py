@@ -61,7 +61,9 @@ def replay(
     if as_json:
         typer.echo(report.as_json(result))
     else:
-        report.show(result, Console())
+        screen = Console()
+        # A file or a pipe has no edge at which a table would have to fold.
+        report.show(result, screen if screen.is_terminal else Console(width=200))
     if out is not None:
         picture = figure.picture(result)
         write(out, picture if out.suffix == ".png" else report.as_html(result, picture).encode(), as_json)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from verl_ext import batch_file
 from verl_ext.replay.faults import ReplayError
+from verl_ext.viewer.finding import ViewError, find
 
 MASK = "response_mask"
 # Argument of a loss or field of `TokenContext` -> the columns it is read from, the first that is there.
@@ -85,7 +86,7 @@ class Dump:
 
 
 def load(path: Path, selection: Selection = Selection()) -> Dump:
-    """Read a guard's batch, a file of an export, or a folder of either.
+    """Read a guard's batch, a file of an export, a folder of either, or a run that exported one step.
 
     Args:
         path: the file or folder.
@@ -114,10 +115,14 @@ def load(path: Path, selection: Selection = Selection()) -> Dump:
 
 
 def _read(path: Path) -> batch_file.BatchFile:
-    if not path.exists():
-        raise ReplayError([f"{path} does not exist"])
     try:
-        return batch_file.read_all(path)
+        places = find(path)
+    except ViewError as error:
+        raise ReplayError(error.faults) from error
+    if len(places) > 1:
+        raise ReplayError([f"{path} holds {len(places)} steps, name one: {', '.join(map(str, places.values()))}"])
+    try:
+        return batch_file.read_all(next(iter(places.values())))
     except (ValueError, OSError) as error:
         raise ReplayError([f"{path} cannot be read as a batch: {error}"]) from error
 

@@ -13,15 +13,10 @@ from torch import Tensor
 
 from verl_ext import grouping as grp
 from verl_ext.context import token_context
-from verl_ext.losses.common import bounded_exp
-from verl_ext.losses.trace import traced
 from verl_ext.replay.dump import MASK, Dump
 from verl_ext.replay.faults import ReplayError
 from verl_ext.replay.inputs import Prepared
-
-# Losses of verl's own that compare a ratio, and of what; ours hand their ratios out.
-TOKEN_RATIO = ("vanilla", "cispo", "clip_cov", "kl_cov", "dppo_tv", "dppo_kl", "sapo")
-SEQUENCE_RATIO = ("gspo", "geo_mean")
+from verl_ext.token_export.evaluation import learning, valued
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class Measured:
         label: of the subject.
         loss: its value, normalised as if the dump were one mini-batch.
         gradient: [B, T], of the loss with respect to each log-prob; 0 where the mask is 0.
-        ratio: [B, T], what the loss compares with its bounds; None for a loss without one.
+        ratio: [B, T], what the loss compares with its bounds, or the token's; None where a loss of ours has none.
         lower, upper: [B, T], the bounds, where the loss hands them out.
         clip_low, clip_high: share of the valid tokens clipped at either bound.
         no_gradient: share of the valid tokens with an advantage and without a gradient.
@@ -56,8 +51,7 @@ class Measured:
 def measure(prepared: Prepared, dump: Dump) -> Measured:
     """Call the loss as verl's workers do, forward and backward.
 
-    A loss of ours reports its clipping. For another one a token is clipped low where its advantage is negative, its
-    ratio below 1 and its gradient 0, and clipped high where the signs are the others.
+    What counts as clipped, and at which bound, is decided as in a token export (`token_export.evaluation`).
 
     Args:
         prepared: the loss and its token data.
@@ -67,7 +61,6 @@ def measure(prepared: Prepared, dump: Dump) -> Measured:
         ReplayError: the loss refuses the batch.
     """
     subject, tensors, mask = prepared.subject, dump.tensors, dump.mask
-    log_prob = tensors["log_prob"].clone().requires_grad_()
     subject.actor.global_batch_info.clear()
     subject.actor.global_batch_info.update(
         dp_size=1,
@@ -75,63 +68,38 @@ def measure(prepared: Prepared, dump: Dump) -> Measured:
         global_batch_size=len(dump.keys),
         loss_scale_factor=subject.actor.loss_scale_factor,
     )
+    arguments = {
+        "old_log_prob": tensors["old_log_prob"],
+        "log_prob": tensors["log_prob"],
+        "advantages": tensors["advantages"],
+        "response_mask": tensors[MASK],
+        "loss_agg_mode": subject.actor.loss_agg_mode,
+        "config": subject.actor,
+        "rollout_is_weights": tensors.get("rollout_is_weights"),
+    }
     # A loss that draws tokens at random draws the same ones each time.
-    with token_context(prepared.context), traced() as seen, torch.random.fork_rng(devices=[]):
+    with token_context(prepared.context), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         try:
-            loss, metrics = subject.function(
-                old_log_prob=tensors["old_log_prob"],
-                log_prob=log_prob,
-                advantages=tensors["advantages"],
-                response_mask=tensors[MASK],
-                loss_agg_mode=subject.actor.loss_agg_mode,
-                config=subject.actor,
-                rollout_is_weights=tensors.get("rollout_is_weights"),
-            )
+            loss, columns = valued(subject.function, arguments)
         except (ValueError, AssertionError, NotImplementedError) as error:
             raise ReplayError([f"{subject.label} refuses this batch: {error}"]) from error
-    if loss.requires_grad:
-        loss.backward()
-    gradient = torch.zeros_like(mask, dtype=torch.float64) if log_prob.grad is None else log_prob.grad * mask
-    handed = {name: value.expand(mask.shape) for name, value in seen.items()}
-    ratio = handed.get("ratio", _ratio(subject.name, dump))
-    active = mask & (tensors["advantages"] != 0) & (tensors.get("rollout_is_weights", torch.ones(())) != 0)
-    still = active & (gradient == 0)
-    low, high = _sides(still, tensors["advantages"], ratio)
+    gradient = -columns["loss_weight"] * mask
+    shares = {
+        side: int(columns[f"clipped_{side}"].sum()) / dump.tokens if f"clipped_{side}" in columns else 0.0
+        for side in ("low", "high")
+    }
     return Measured(
         label=subject.label,
-        loss=float(loss.detach()),
-        gradient=gradient.detach(),
-        ratio=ratio,
-        lower=handed.get("lower"),
-        upper=handed.get("upper"),
-        clip_low=_share(metrics.get("actor/pg_clipfrac_low", low / dump.tokens), dump.tokens),
-        clip_high=_share(metrics.get("actor/pg_clipfrac_high", high / dump.tokens), dump.tokens),
-        no_gradient=int(still.sum()) / dump.tokens,
+        loss=float(loss),
+        gradient=gradient,
+        ratio=columns.get("ratio"),
+        lower=columns.get("lower"),
+        upper=columns.get("upper"),
+        clip_low=shares["low"],
+        clip_high=shares["high"],
+        no_gradient=int((learning(arguments) & (gradient == 0)).sum()) / dump.tokens,
     )
-
-
-def _share(value: float, tokens: int) -> float:
-    """A share of the tokens without the rounding of a float32 metric."""
-    return round(value * tokens) / tokens
-
-
-def _ratio(name: str, dump: Dump) -> Tensor | None:
-    """The ratio of a loss of verl's own, [B, T]."""
-    difference = dump.tensors["log_prob"] - dump.tensors["old_log_prob"]
-    if name in TOKEN_RATIO:
-        return bounded_exp(difference)
-    if name in SEQUENCE_RATIO:
-        ids = grp.sequence_groups(dump.mask)
-        return bounded_exp(grp.per_token(grp.group_mean(difference, ids, 1), ids))
-    return None
-
-
-def _sides(still: Tensor, advantages: Tensor, ratio: Tensor | None) -> tuple[int, int]:
-    """Tokens clipped at the lower and at the upper bound."""
-    if ratio is None:
-        return 0, 0
-    return int((still & (advantages < 0) & (ratio < 1)).sum()), int((still & (advantages > 0) & (ratio > 1)).sum())
 
 
 def gram(gradients: Sequence[Tensor]) -> Tensor:

@@ -107,7 +107,9 @@ def show(replay: Replay, console: Console) -> None:
         console.print()
         shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         for column, heading in enumerate(table[0]):
-            shown.add_column(heading, justify="right" if column else "left")
+            # A narrow screen breaks headings, never the name of a loss.
+            label = None if column else max(len(row[0]) for row in table)
+            shown.add_column(heading, justify="right" if column else "left", min_width=label)
         for row in table[1:]:
             shown.add_row(*row)
         console.print(shown)

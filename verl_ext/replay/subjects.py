@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -57,7 +57,7 @@ def build(losses: Sequence[str], settings: Sequence[str] = ()) -> list[Subject]:
     """
     import verl  # noqa: F401 - its plugin mechanism registers our losses
 
-    faults = [] if losses else ["no loss was named; give --loss at least once"]
+    faults = [] if losses else ["no loss was named; give --loss at least once, for instance --loss espo --loss gspo"]
     named = [(label, name or label) for label, _, name in (text.partition("=") for text in losses)]
     labels = [label for label, _ in named]
     faults += [f"--loss {label} twice; tell them apart with --loss LABEL={label}" for label in _repeated(labels)]
@@ -124,11 +124,13 @@ def _composed(arguments: tuple[str, ...]) -> Any:
 
 def spelt_out(assignment: str, method: Any) -> str:
     """A setting as Hydra wants it; see `build`."""
+    from verl.workers.config.actor import PolicyLossConfig
+
     key, _, value = assignment.partition("=")
     bare = key.lstrip("+")
     if "." not in bare:
-        own = method is not None and bare in method.config_type().names()
-        bare = f"{POLICY_LOSS if own else ACTOR}{bare}"
+        own = [field.name for field in fields(PolicyLossConfig)] if method is None else method.config_type().names()
+        bare = f"{POLICY_LOSS if bare in own and bare != 'loss_mode' else ACTOR}{bare}"
     elif key != bare:
         return assignment
     # The configuration class of a loss knows its keys, Hydra's composed file does not list the optional ones.

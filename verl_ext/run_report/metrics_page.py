@@ -35,9 +35,9 @@ view for a method with groups.
 
 Names alone decide on sections: the client can set a metric's axis, its summary and whether it gets a chart. The axis
 needs nothing, as verl logs with its global step as wandb's step, the validation before training included.
-`verl_ext.run_report.wandb_panels.define(run)` sets the rest: the table of runs has the largest value of validation
-accuracies, differences between rollout and actor, and guards' counts beside the last one; and
-`actor/verl_ext/execution`, a checksum, has no chart.
+When verl opens wandb the plugin sets the rest: the table of runs has the largest value of validation accuracies,
+differences between rollout and actor, and guards' counts beside the last one; and `actor/verl_ext/execution`, a
+checksum, has no chart. `verl_ext.run_report.wandb_panels.define(run)` does the same for a run of your own.
 
 Without network:
 
@@ -53,11 +53,16 @@ A key belongs into the environment, never into the configuration. verl prints it
 (`ray init kwargs: ...` in `run_ppo`, and all of it in `TaskRunnerV1.run`), Hydra writes it to `.hydra/`, and a logger
 such as wandb uploads it. verl does not copy `WANDB_API_KEY` or another key from the environment into any of these.
 
-So `+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_API_KEY=...` would be printed, written and uploaded.
-`verl_ext.run_report.keys.faults(config)` finds a key in a configuration, by the name that it stands under or because
-its value is that of a key in the environment, and says where it is, never what it is. Set the variable in the shell of
-each node, or send it with a job: `verl-ext submit ... --env WANDB_API_KEY` ([submission](submission.md)) shows the name
-alone. `wandb login` on the node works too.
+So `+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_API_KEY=...` would be printed, written and uploaded. A configuration
+with a key in it is refused before Ray starts, with its other faults: what stands under the name of a key, the value of
+a key in the environment wherever it stands, a reference to one (`${oc.env:WANDB_API_KEY}`, which is resolved before it
+is printed), and a URL with a password. The sentence says where it is, never what it is. Placeholders such as `EMPTY`
+pass. `verl_ext.run_report.keys.faults(config)` is this check by itself. Started by verl's own entry point, Hydra has
+written the refused configuration to its output folder by then: delete that folder. A dry run prints it, too.
+
+Set the variable in the shell of each node, or send it with a job: `verl-ext submit ... --env WANDB_API_KEY`
+([submission](submission.md)) shows the name alone. `wandb login` on the node works too. A proxy with a password goes
+into `HTTPS_PROXY` instead of `trainer.wandb_proxy`.
 """
 
 

@@ -14,10 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verl_ext import grouping as grp
 from verl_ext.losses.common import bounded_exp
 from verl_ext.losses.trace import traced
 
 BOUNDS = ("lower", "upper")
+# Losses of verl's own that bound a ratio, and whose; ours hand their ratios out. GMPO (geo_mean) bounds the token's
+# before it takes the mean.
+TOKEN_RATIO = ("vanilla", "cispo", "clip_cov", "kl_cov", "dppo_tv", "dppo_kl", "sapo", "geo_mean", "bypass_mode")
+SEQUENCE_RATIO = ("gspo",)
 
 
 def evaluate(loss: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -27,13 +32,16 @@ def evaluate(loss: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str
 
     so that a small change delta of the log-probs changes the loss by -sum_it loss_weight_it delta_it. Ratio and bounds
     are those that the loss hands out (`verl_ext.losses.trace`), and a clipped token is low where its ratio is below the
-    lower bound, high otherwise. A loss that hands out nothing is one of verl's: the ratio is the token's then, there
-    are no bounds, and a clipped token is a valid one whose advantage is not 0 and whose gradient is; it is low where
-    the advantage is negative.
+    lower bound, high otherwise. A loss that hands out nothing is one of verl's or of somebody else's, and has no bounds
+    here: a token is clipped if it is valid, its advantage and its weight by the rollout correction are not 0, and its
+    gradient is. The ratio is the one that the loss of this name is known to bound, of the token or of the sequence, and
+    a clipped token is low where it is below 1, high where it is above; at 1, or with a loss that is not known, low
+    where the advantage is negative. The ratio of a loss that is not known is the token's.
 
     Args:
         loss: a function of verl's policy loss registry.
-        arguments: what verl calls it with; `log_prob`, `old_log_prob`, `advantages`, `response_mask` are [B, T].
+        arguments: what verl calls it with; `log_prob`, `old_log_prob`, `advantages`, `response_mask` are [B, T], and
+            `config.policy_loss.loss_mode` is the loss's name.
 
     Returns:
         `loss_weight`, `ratio`, `clipped_low`, `clipped_high` and, where known, `lower` and `upper`: [B, T].
@@ -46,19 +54,41 @@ def evaluate(loss: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str
         >>> evaluate(dcpo_loss, given)["loss_weight"].tolist()  # r A / 2 tokens
         [[0.6000000238418579, 0.5]]
     """
+    return valued(loss, arguments)[1]
+
+
+def valued(loss: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `evaluate`, with the loss's value before the columns."""
     leaf = arguments["log_prob"].detach().clone().requires_grad_()
     with torch.enable_grad(), traced() as seen:
         value, _ = loss(**{**arguments, "log_prob": leaf})
     weight = -_gradient(value, leaf)
     mask, advantages = arguments["response_mask"].bool(), arguments["advantages"]
     if seen:
-        return {"loss_weight": weight, **_from_trace(seen, mask, advantages)}
-    log_ratio = torch.where(mask, leaf.detach().float() - arguments["old_log_prob"].float(), 0.0)
-    clipped = mask & (advantages != 0) & (weight == 0)
+        return value.detach(), {"loss_weight": weight, **_from_trace(seen, mask, advantages)}
+    clipped = learning(arguments) & (weight == 0)
+    bounded, ratio = _ratio(arguments)
+    low = torch.where(ratio == 1, advantages < 0, ratio < 1) if bounded else advantages < 0
+    return value.detach(), {"loss_weight": weight, "ratio": ratio, **_sides(clipped, low)}
+
+
+def learning(arguments: Mapping[str, Any]) -> Tensor:
+    """Tokens that have a gradient unless the loss stops it, [B, T] bool."""
+    found = arguments["response_mask"].bool() & (arguments["advantages"] != 0)
     corrected = arguments.get("rollout_is_weights")
-    if corrected is not None:
-        clipped &= corrected != 0
-    return {"loss_weight": weight, "ratio": bounded_exp(log_ratio), **_sides(clipped, advantages < 0)}
+    return found if corrected is None else found & (corrected != 0)
+
+
+def _ratio(arguments: Mapping[str, Any]) -> tuple[bool, Tensor]:
+    """Whether it is known what the loss bounds, and the ratio."""
+    config, mask = arguments.get("config"), arguments["response_mask"].bool()
+    name = None if config is None else config.policy_loss.get("loss_mode", "vanilla")
+    log_ratio = torch.where(mask, arguments["log_prob"].detach() - arguments["old_log_prob"], 0.0)
+    log_ratio = log_ratio.to(torch.promote_types(log_ratio.dtype, torch.float32))
+    if name in SEQUENCE_RATIO:
+        ids = grp.sequence_groups(mask)
+        log_ratio = grp.per_token(grp.group_mean(log_ratio, ids, 1), ids)
+    return name in (*TOKEN_RATIO, *SEQUENCE_RATIO), bounded_exp(log_ratio)
 
 
 def _gradient(value: Tensor, leaf: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from verl_ext.process import ProcessFamily
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800, func_only=True)]
 
 LIMIT_S = 900.0
-STEPS = 3
+STEPS = 4
 KEY = "0123456789abcdef"
 PROGRAM = "from verl_ext.cli import app; app()"
 
@@ -113,8 +113,11 @@ def test_a_training_that_is_killed_goes_on_from_its_checkpoint(tmp_path: Path) -
     assert "restart 1 of 1 in 10 s: its process was ended by SIGKILL" in said
     before, after = said.split("restart 1 of 1", 1)
     assert steps(before)[:at] == list(range(1, at + 1))
-    # The second attempt begins where the checkpoint ended, and not at the beginning.
-    assert steps(after) == list(range(at + 1, STEPS + 1))
+    # The second attempt begins where a checkpoint ended, and not at the beginning. It may be a later one: Ray takes a
+    # moment to end the actors of a driver that was killed.
+    first = steps(after)[0]
+    assert first > at
+    assert steps(after) == list(range(first, STEPS + 1))
     assert saved(tmp_path) == STEPS
     assert KEY not in said
     assert "code: 1 files, 0.0 MiB" in said
