@@ -122,7 +122,7 @@ def run_together(
         processes = []
         for folder, arguments in jobs:
             (folder / "record").mkdir(parents=True)
-            command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"]
+            command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, *places(folder, arguments)]
             process = ProcessFamily(command, environment(folder, env or {}), folder / "train.log")
             stack.callback(process.end)
             processes.append(process)
@@ -130,6 +130,12 @@ def run_together(
     return [
         Run(folder, status_of(process), end) for (folder, _), process, end in zip(jobs, processes, ended, strict=True)
     ]
+
+
+def places(folder: Path, arguments: list[str]) -> list[str]:
+    """Where a run writes: nothing into the folder that the tests are started in."""
+    given = any(argument.startswith("trainer.default_local_dir=") for argument in arguments)
+    return [f"hydra.run.dir={folder}/hydra", *([] if given else [f"trainer.default_local_dir={folder}/checkpoints"])]
 
 
 def environment(folder: Path, extra: dict[str, str]) -> dict[str, str]:

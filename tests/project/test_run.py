@@ -41,12 +41,23 @@ def run(folder: Path, *arguments: str) -> str:
     return printed
 
 
+def spread_logits(folder: Path) -> None:
+    """Random weights give every token nearly the same logit, and then rounding decides what is greedy."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(30)
+    model.save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The project, and what the trainer said: the README's command with fewer steps."""
     folder = tmp_path_factory.mktemp("work") / "mine"
     writing.write(folder, examples.demo("mine"))
-    build_untrained("tiny_dense", True, folder / "outputs/models/tiny_dense", seed=3)
+    spread_logits(build_untrained("tiny_dense", True, folder / "outputs/models/tiny_dense", seed=3))
     few = ["trainer.total_training_steps=2", "trainer.save_freq=2", "trainer.val_before_train=false"]
     few += ["trainer.test_freq=-1", "actor_rollout_ref.actor.optim.lr=1e-3"]
     with one_at_a_time():
