@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verl_ext.losses import common
+from verl_ext.losses import common, trace
 
 SCOPES = ("row", "batch")
 AGGREGATIONS = common.AGGREGATIONS
@@ -108,12 +108,15 @@ def high_entropy_loss(
         kept, weight = _kept(tokens, entropy if scope == "row" else None, group_ids, rho)
         lower, upper = tokens.advantages.new_tensor([1 - clip_ratio_low, 1 + clip_ratio_high])
         term, sides = common.ppo_term(tokens, lower, upper, clip_ratio_c)
+        sides = {side: clipped & kept for side, clipped in sides.items()}
+        if trace.listening():
+            trace.note(clipped=sides["low"] | sides["high"] | sides["dual"])
         objective = term * weight * kept
         loss = common.aggregate(
             common.weighted(objective, tokens, rollout_is_weights), tokens.mask, loss_agg_mode, batch
         )
         metrics = {
-            **common.clip_metrics(tokens, **{side: clipped & kept for side, clipped in sides.items()}),
+            **common.clip_metrics(tokens, **sides),
             "actor/high_entropy/kept": kept.sum() / tokens.mask.sum().clamp(min=1),
         }
         return loss, common.to_floats(metrics)

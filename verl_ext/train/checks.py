@@ -50,11 +50,12 @@ def examine(config: DictConfig) -> Findings:
     import verl  # noqa: F401
 
     from verl_ext.bridge import driver
+    from verl_ext.run_report import keys
 
     config = copy.deepcopy(config)
     found, complete = unset(config)
     if not complete:
-        return Findings(found, [])
+        return Findings([*found, *keys.faults(config)], [])
     found += driver.faults(config)
     found += fitness.faults(config)
     found += megatron.faults(config)
