@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from verl_ext import doctor
+from verl_ext.bridge.search_path import config_dir
 from verl_ext.doctor import Finding
 
 
@@ -137,7 +138,7 @@ def test_a_driver_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.Monk
 def test_groups_without_options_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = doctor.group_findings()
     assert found.verdict == "ok"
-    assert "experiment 5" in found.found
+    assert f"experiment {len(list((config_dir() / 'experiment').glob('*.yaml')))}" in found.found
     monkeypatch.setattr("verl_ext.train.composing.options", lambda group: [] if group == "algo" else ["one"])
     (found,) = doctor.group_findings()
     assert found.verdict == "broken"
