@@ -41,23 +41,12 @@ def run(folder: Path, *arguments: str) -> str:
     return printed
 
 
-def spread_logits(folder: Path) -> None:
-    """Random weights give every token nearly the same logit, and then rounding decides what is greedy."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(30)
-    model.save_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The project, and what the trainer said: the README's command with fewer steps."""
     folder = tmp_path_factory.mktemp("work") / "mine"
     writing.write(folder, examples.demo("mine"))
-    spread_logits(build_untrained("tiny_dense", True, folder / "outputs/models/tiny_dense", seed=3))
+    build_untrained("tiny_dense", True, folder / "outputs/models/tiny_dense", seed=3)
     few = ["trainer.total_training_steps=2", "trainer.save_freq=2", "trainer.val_before_train=false"]
     few += ["trainer.test_freq=-1", "actor_rollout_ref.actor.optim.lr=1e-3"]
     with one_at_a_time():
@@ -105,10 +94,14 @@ def test_what_was_trained_is_exported_and_evaluated(trained: tuple[Path, str]) -
     assert summary["metrics"]["avg@1"]["n"] == 64
     rows = pyarrow.parquet.read_table(folder / "outputs/eval/mine/generations.parquet").to_pylist()
     model, tokenizer = AutoModelForCausalLM.from_pretrained(exported), AutoTokenizer.from_pretrained(exported)
-    equal = 0
+    equal, seen = 0, set()
     for row in rows[:8]:
         tokens = tokenizer(row["prompt"], return_tensors="pt")
         with torch.no_grad():
             ids = model.generate(**tokens, max_new_tokens=24, do_sample=False)[0, tokens["input_ids"].shape[1] :]
-        equal += tokenizer.decode(ids, skip_special_tokens=True) == row["response"]
+        # Bytes that are no text: vLLM leaves them out at the end of an answer, transformers writes a replacement sign.
+        text = tokenizer.decode(ids, skip_special_tokens=True).rstrip("\ufffd")
+        equal += text == row["response"].rstrip("\ufffd")
+        seen.add(text)
     assert equal >= 7  # two logits may be as good as equal
+    assert len(seen - {""}) >= 2, "nothing was compared"

@@ -102,7 +102,7 @@ def batch(seed: int = 0, method: str = "sspo", prompts: int = 7, responses: int 
         advantages.flatten(),
         key=[f"prompt{row // responses}_{row % responses}_0" for row in range(count)],
         uid=[f"prompt{row // responses}" for row in range(count)],
-        prompt_text=[prompt for row in solved for prompt, _ in row],
+        prompt_text=[f"{prompt}\n\nAnswer in a box.\n" for row in solved for prompt, _ in row],
         score=rewards.flatten().tolist(),
         mini_batch=[row // responses % 2 for row in range(count)],
         rank=[0] * count,

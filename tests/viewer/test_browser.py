@@ -171,6 +171,8 @@ def test_prompts_are_filtered_and_steps_and_responses_chosen(tab, page, run):
     tab.press("Escape")
     tab.press("j")
     assert tab.run("viewer.app.prompt") == 1
+    # Lines of a prompt are lines on the page, empty ones too.
+    assert tab.run("document.querySelector('#prompt p').textContent") == columns["prompt_text"][4]
     tab.press("l")
     tab.press("l")
     assert tab.run("viewer.app.panels.map((panel) => panel.row.key)") == ["prompt1_2_0", "prompt1_3_0"]

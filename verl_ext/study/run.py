@@ -131,6 +131,7 @@ def trainer(cell: Cell, assets: Assets, folder: Path) -> tuple[list[str], int, i
             f"data.train_files={assets.train_parquet}",
             f"data.val_files={assets.val_parquet}",
             f"trainer.default_local_dir={folder}",
+            f"trainer.experiment_name={cell.name}",
             f"hydra.run.dir={folder}/hydra",
         ]
     )

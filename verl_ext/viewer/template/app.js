@@ -161,7 +161,7 @@ function showListed() {
 function drawPrompt() {
   const { text, uid, answer, source } = app.prompts[app.prompt];
   const facts = [`prompt ${app.prompt + 1}`, source, answer === null ? null : `expected answer: ${visible(answer)}`].filter(Boolean).join(" · ");
-  const shownText = text === null ? "The export has no texts of prompts." : text.split("\n").map(visible).join("\n");
+  const shownText = text === null ? "The export has no texts of prompts." : text.split("\n").map((line) => line && visible(line)).join("\n");
   by("prompt").replaceChildren(make("div", { className: "quiet", title: uid }, facts), make("p", { tabIndex: 0 }, shownText));
   showListed();
   drawGroup();
