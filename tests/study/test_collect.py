@@ -98,3 +98,20 @@ def test_a_run_without_a_step_is_no_result(cell: Cell, tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text("")
     with pytest.raises(IncompleteRun, match="has no training step"):
         collect(cell, tmp_path, 1.0, 1.0, 256)
+
+
+def test_the_commit_is_that_of_the_code_and_not_of_a_result() -> None:
+    """Results are committed one by one: each would else name another commit for the same code."""
+    import subprocess
+
+    from verl_ext.study.collect import CODE
+    from verl_ext.tables.recipe import recipes_dir
+    from verl_ext.tables.results import commit
+
+    if not (recipes_dir().parent / ".git").exists():
+        pytest.skip("not in a checkout")
+    log = ["git", "-C", str(recipes_dir().parent), "log", "-1", "--format=%h", "--abbrev=12", "--"]
+    wanted = {paths: subprocess.run([*log, *paths], check=True, capture_output=True, text=True).stdout.strip()
+              for paths in (CODE, ("recipes",))}  # fmt: skip
+    assert (commit(*CODE) or "").removesuffix("+changes") == wanted[CODE]
+    assert (commit("recipes") or "").removesuffix("+changes") == wanted[("recipes",)]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from verl_ext.study.schema import Cell
 
 METRICS, EXPORT, LOG = "metrics.jsonl", "token_export", "train.log"
+# What a run depends on in a checkout: the results themselves, committed one by one, are not part of it.
+CODE = ("verl_ext", "configs", "requirements")
 # Curve -> metric, or one of `verl_ext.run_report.history.QUANTITIES`.
 LOGGED = {
     "reward": "reward",
@@ -67,7 +69,7 @@ def collect(cell: Cell, folder: Path, seconds: float, startup_seconds: float, pr
         raise IncompleteRun("; ".join(faults))
     return Result(
         study=cell.study.name, model=cell.model, method=cell.method.name, seed=cell.seed, steps=len(steps),
-        arguments=tuple(cell.arguments()), commit=commit(), versions=versions(),
+        arguments=tuple(cell.arguments()), commit=commit(*CODE), versions=versions(),
         finished=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), seconds=seconds,
         startup_seconds=startup_seconds, validation={"step": at, "accuracy": accuracy, "problems": problems},
         curves=curves, phases=phases,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,13 +138,16 @@ def per_model(study: Study, model: str, found: Found) -> dict[str, object]:
 
 
 def made_with(results: Sequence[Result]) -> list[str]:
-    """Commits and versions of the runs, each set once, with the number of runs."""
-    kinds = Counter(
-        f"commit {(one.commit or 'unknown')[:12]}: "
-        + ", ".join(f"{name} {version}" for name, version in one.versions.items())
-        for one in results
-    )
-    return [f"{text} ({count} run{'s' if count > 1 else ''})" for text, count in sorted(kinds.items())]
+    """Versions of the runs, each set once, with the number of runs and the commits of the code."""
+    kinds: dict[str, list[Result]] = {}
+    for one in results:
+        kinds.setdefault(", ".join(f"{name} {version}" for name, version in one.versions.items()), []).append(one)
+    return [
+        f"{versions} ({len(runs)} run{'s' if len(runs) > 1 else ''}; code of "
+        + ", ".join(sorted({one.commit or "no known commit" for one in runs}))
+        + ")"
+        for versions, runs in sorted(kinds.items())
+    ]
 
 
 def changed(study: Study, results: Iterable[Result]) -> list[str]:

@@ -65,14 +65,20 @@ def notes(job: Job, step: str) -> list[str]:
     return [f"{name}: {note}" for name in measured(job) for note in Summary.read(folder / name / "summary.json").notes]
 
 
-def commit() -> str | None:
-    """The commit of the checkout that verl_ext runs from, ``+changes`` if files differ; None outside one."""
+def commit(*paths: str) -> str | None:
+    """The commit of the checkout that verl_ext runs from, ``+changes`` if files differ; None outside one.
+
+    Args:
+        paths: count only these, relative to the checkout: the last commit that changed one, and changes of these.
+    """
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     git = ["git", "-C", str(folder)]
-    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-    if head.returncode != 0:
+    last = subprocess.run(
+        [*git, "log", "-1", "--format=%h", "--abbrev=12", "--", *paths], capture_output=True, text=True
+    )
+    if last.returncode != 0:
         return None
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout.strip()
-    return head.stdout.strip() + ("+changes" if changed else "")
+    status = subprocess.run([*git, "status", "--porcelain", "--", *paths], capture_output=True, text=True)
+    return last.stdout.strip() + ("+changes" if status.stdout.strip() else "")
