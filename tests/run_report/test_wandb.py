@@ -65,8 +65,10 @@ def test_a_run_that_wandb_does_not_record_goes_on(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     tracking = Tracking("project", "espo", ["wandb"])
+    assert "wandb" in tracking.logger
     tracking.log({"val-core/sums/acc/mean@1": 0.5}, step=1)
     tracking.finish()
+    assert not list(tmp_path.rglob("*.wandb"))
 
 
 def test_a_killed_run_gives_what_it_had_written(folder: Path, tmp_path: Path) -> None:
