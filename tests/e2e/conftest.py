@@ -58,14 +58,16 @@ def colocate_async(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trai
 
 @pytest.fixture(scope="session")
 def sspo(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
-    """The delimiter is the planted pair of tokens, so that it spans tokens and occurs often.
+    """A mixture of experts that is a bigram model, in bypass mode: entropies of segments come from the rollout.
 
-    At the other runs' learning rate one step is enough to unlearn the pair. In bypass mode, so that entropy-adaptive
-    clipping of segments has the rollout's entropies.
+    The delimiter is the fork and one of its branches, so that it spans tokens and occurs often. At the other runs'
+    learning rate one step is enough to unlearn the pair.
     """
+    from planted import DELIMITER, plant_bigram
+
     folder = tmp_path_factory.mktemp("sspo")
-    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=2, algo="sspo")
-    own = ["+actor_rollout_ref.actor.policy_loss.delimiter=AB", "actor_rollout_ref.actor.optim.lr=1e-5"]
+    arguments = trainer.overrides(plant_bigram("tiny_moe", folder / "model"), data, steps=2, algo="sspo")
+    own = [f"+actor_rollout_ref.actor.policy_loss.delimiter={DELIMITER}", "actor_rollout_ref.actor.optim.lr=1e-5"]
     return trainer.run(folder / "run", [*arguments, *own, BYPASS])
 
 
@@ -75,7 +77,7 @@ def bypass(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
     from planted import plant_bigram
 
     folder = tmp_path_factory.mktemp("bypass")
-    arguments = trainer.overrides(plant_bigram(folder / "model"), data, steps=2)
+    arguments = trainer.overrides(plant_bigram("tiny_dense", folder / "model"), data, steps=2)
     return trainer.run(folder / "run", [*arguments, BYPASS])
 
 

@@ -36,9 +36,10 @@ def plant(kind: str, folder: Path) -> Path:
 
 FORK = 70
 BRANCHES = (80, 90)
+DELIMITER = "FP"  # bytes 70 and 80
 
 
-def plant_bigram(folder: Path) -> Path:
+def plant_bigram(kind: str, folder: Path) -> Path:
     """Save a bigram model in which the successors of token 70 are exactly two-way uniform: entropy ln 2.
 
     Its layers add nothing to the embeddings, so a distribution depends on the last token alone. The embedding of
@@ -49,12 +50,14 @@ def plant_bigram(folder: Path) -> Path:
 
     from verl_ext.demo.models import build_model, save
 
-    model = build_model("tiny_dense", tied=False, seed=4)
+    model = build_model(kind, tied=False, seed=4)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
+            for name, parameter in layer.mlp.named_parameters():
+                if "down_proj" in name:  # the layer's own, or those of all its experts
+                    parameter.zero_()
         embedding = model.get_input_embeddings().weight
         head = model.get_output_embeddings().weight
         embedding.copy_(torch.randn(embedding.shape, generator=generator))
@@ -65,6 +68,6 @@ def plant_bigram(folder: Path) -> Path:
         embedding[FORK, 0] = 1
         head[:, :2] = 0
         head[BRANCHES, 0] = 10
-        head[FORK, 1] = 3
+        head[FORK, 1] = 4  # one token in ten
     save(model, folder)
     return folder

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import trainer
-from planted import CERTAIN, PLANTED
+from planted import BRANCHES, DELIMITER, FORK
 
 pytestmark = pytest.mark.ray
 
@@ -29,7 +29,7 @@ def test_sspo_ran(sspo: trainer.Run) -> None:
     line = only_execution(sspo)
     assert line["loss"] == "sspo"
     assert line["function"] == "verl_ext.losses.sspo.sspo_loss"
-    assert line["hyper_parameters"]["delimiter"] == "AB"
+    assert line["hyper_parameters"]["delimiter"] == DELIMITER
     assert "segment_ids" in line["fields"]
 
 
@@ -47,7 +47,7 @@ def test_sspo_segments_end_where_the_responses_have_the_delimiter(sspo: trainer.
             expected, segment = [], 0
             for position, token in enumerate(response.tolist()):
                 expected.append(segment if mask[position] else -1)
-                if position and [response[position - 1].item(), token] == [PLANTED, CERTAIN]:
+                if position and [response[position - 1].item(), token] == [FORK, BRANCHES[0]]:
                     segment += 1
                     delimiters += bool(mask[position])
             assert got[: len(expected)].tolist() == expected
