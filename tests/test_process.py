@@ -34,3 +34,10 @@ def test_a_folder_that_the_user_names_is_theirs(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LEAVE_A_SOCKET]
     assert run_family(command, {SOCKETS: str(tmp_path)}, tmp_path / "log", lambda it: it.follow(lambda: None)) == 0
     assert (tmp_path / "left").exists()
+
+
+def test_a_command_that_cannot_start_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        ProcessFamily([str(tmp_path / "no such program")], dict(os.environ), tmp_path / "log")
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]

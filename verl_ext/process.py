@@ -37,11 +37,15 @@ class ProcessFamily:
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self._sockets = Path(tempfile.mkdtemp(prefix="verl_ext-"))  # short: a socket's path has at most 107 bytes
-        with log.open("wb") as sink:
-            self._process = subprocess.Popen(
-                command, env={SOCKETS: str(self._sockets), **env}, stdin=subprocess.DEVNULL, stdout=sink,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        try:
+            with log.open("wb") as sink:
+                self._process = subprocess.Popen(
+                    command, env={SOCKETS: str(self._sockets), **env}, stdin=subprocess.DEVNULL, stdout=sink,
+                    stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+        except OSError:  # nothing has started that could be ended later
+            self._sockets.rmdir()
+            raise
         self._family: set[psutil.Process] = set()
         self._segments: set[str] = set()
 

@@ -222,3 +222,12 @@ def test_a_setting_of_verls_own_loss_needs_no_path() -> None:
     assert subject.actor.policy_loss.clip_cov_ratio == 0.05
     with pytest.raises(ReplayError, match="loss_mode"):
         build(["vanilla"], ["vanilla:loss_mode=gspo"])
+
+
+def test_a_setting_that_the_loss_does_not_have_is_answered_with_those_that_it_has() -> None:
+    with pytest.raises(ReplayError) as refused:
+        build(["erpo", "espo"], ["erpo:alpha=1", "espo:alpa=1"])
+    text = str(refused.value)
+    assert "--loss erpo: vanilla has no hyper-parameter alpha, nor has verl's actor such a key; there is: " in text
+    assert "--loss espo: espo has no hyper-parameter alpa" in text
+    assert "did you mean 'alpha'?" in text

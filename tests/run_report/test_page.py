@@ -154,7 +154,7 @@ def test_missing_and_lost_numbers_are_told(tmp_path: Path) -> None:
 def test_all_faults_at_once_and_nothing_written(tmp_path: Path) -> None:
     out = tmp_path / "nowhere" / "out.html"
     done = CliRunner().invoke(app, [str(tmp_path / "gone"), "--out", str(out), "--smooth", "1"])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     lines = [line for line in done.output.splitlines() if line.startswith("  - ")]
     assert len(lines) == 3
     assert "--smooth 1: must be" in lines[0]

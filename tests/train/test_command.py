@@ -65,6 +65,16 @@ def test_a_dry_run_tells_all_faults_and_fails(capsys: pytest.CaptureFixture[str]
     assert "trainer:" in capsys.readouterr().out
 
 
+def test_a_dry_run_does_not_show_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    shown, text = console()
+    key = "0123456789abcdef0123456789"
+    place = "ray_kwargs.ray_init.runtime_env.env_vars.WANDB_API_KEY"
+    assert command.train(["algo=grpo", "backend=cpu", f"+{place}={key}"], True, shown) == 1
+    said = text.getvalue()
+    assert f"{place} holds a key" in said
+    assert key not in said + capsys.readouterr().out
+
+
 def test_faults_of_the_arguments_are_told() -> None:
     shown, text = console()
     assert command.train(["algo=espoo"], True, shown) == 1

@@ -314,5 +314,17 @@ def test_the_command_tells_where_the_page_is_or_why_there_is_none(tmp_path):
     assert done.exit_code == 0
     assert "page.html" in done.output
     failed = CliRunner().invoke(app, [str(tmp_path / "nowhere")])
-    assert failed.exit_code == 1
+    assert failed.exit_code == 2
     assert "does not exist" in failed.output
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"prompt": ["1 + 1"], "answer": ["2"]}), tmp_path / "problems.parquet")
+    with pytest.raises(ViewError) as refused:
+        command.write(tmp_path / "problems.parquet", None, (), 10)
+    (fault,) = refused.value.faults
+    assert fault.count("problems.parquet") == 1
+    assert "no batch that a guard or the token export wrote" in fault

@@ -101,6 +101,9 @@ def _subject(label: str, name: str, assignments: Sequence[str]) -> Subject:
         config = _composed((*choice, *NEUTRAL))
         loss = config.actor_rollout_ref.actor.policy_loss.loss_mode
         method = plugin.POLICY_LOSSES.get(loss)
+        unknown = _unknown(assignments, loss, method, config)
+        if unknown:
+            raise ReplayError(unknown)
         if assignments:
             config = _composed((*choice, *NEUTRAL, *(spelt_out(text, method) for text in assignments)))
     except ConfigError as error:
@@ -116,6 +119,24 @@ def _subject(label: str, name: str, assignments: Sequence[str]) -> Subject:
     return Subject(label, loss, POLICY_LOSS_REGISTRY[loss], built, method, hyper, tuple(_left_out(label, config)))
 
 
+def _unknown(assignments: Sequence[str], loss: str, method: Any, config: Any) -> list[str]:
+    """Settings by a bare name that neither the loss nor the actor has; Hydra would look among all of verl's keys."""
+    names = [assignment.partition("=")[0] for assignment in assignments]
+    own = _own(method)
+    return [
+        f"{loss} has no hyper-parameter {name}, nor has verl's actor such a key{nearest(name, own)}"
+        for name in names
+        if "." not in name and not name.startswith("+") and name not in {*own, *config.actor_rollout_ref.actor}
+    ]
+
+
+def _own(method: Any) -> list[str]:
+    """Names of a loss's hyper-parameters; for a loss of verl's, those that all of its losses share."""
+    from verl.workers.config.actor import PolicyLossConfig
+
+    return [field.name for field in fields(PolicyLossConfig)] if method is None else method.config_type().names()
+
+
 @cache
 def _composed(arguments: tuple[str, ...]) -> Any:
     """The configuration, which takes Hydra a second; not to be changed."""
@@ -124,13 +145,10 @@ def _composed(arguments: tuple[str, ...]) -> Any:
 
 def spelt_out(assignment: str, method: Any) -> str:
     """A setting as Hydra wants it; see `build`."""
-    from verl.workers.config.actor import PolicyLossConfig
-
     key, _, value = assignment.partition("=")
     bare = key.lstrip("+")
     if "." not in bare:
-        own = [field.name for field in fields(PolicyLossConfig)] if method is None else method.config_type().names()
-        bare = f"{POLICY_LOSS if bare in own and bare != 'loss_mode' else ACTOR}{bare}"
+        bare = f"{POLICY_LOSS if bare in _own(method) and bare != 'loss_mode' else ACTOR}{bare}"
     elif key != bare:
         return assignment
     # The configuration class of a loss knows its keys, Hydra's composed file does not list the optional ones.

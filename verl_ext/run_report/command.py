@@ -24,7 +24,7 @@ def report(
     Reads logs of verl's file logger (.jsonl), TensorBoard's event files, wandb folders (offline-run-...) and histories
     exported from wandb (.csv, .json). Several attempts at a run (metrics-1.jsonl, metrics-2.jsonl) are joined.
 
-    The exit status is 1 if something cannot be read; every fault is listed, and nothing is written.
+    The exit status is 2 if something cannot be read; every fault is listed, and nothing is written.
     """
     from rich.console import Console
 
@@ -35,9 +35,9 @@ def report(
         page = make(runs, out, seeds, title, smooth)
     except SourceError as error:
         console.print("no report was written:", *(f"  - {fault}" for fault in str(error).splitlines()), sep="\n")
-        raise typer.Exit(1) from None
+        raise typer.Exit(2) from None
     out.write_text(page, encoding="utf-8")
-    console.print(f"{out}  ({len(page.encode()) / 1e6:.1f} MB)")
+    console.print(f"written: {out} ({len(page.encode()) / 1e6:.1f} MB)")
 
 
 def make(runs: list[str], out: Path, seeds: bool = False, title: str | None = None, smooth: float = 0.7) -> str:

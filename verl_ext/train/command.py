@@ -12,6 +12,7 @@ from rich.console import Console
 
 from verl_ext.bridge.driver import ConfigError
 from verl_ext.process import ProcessFamily, run_family
+from verl_ext.run_report import keys
 from verl_ext.train.checks import Findings, examine
 from verl_ext.train.composing import Composed, compose
 from verl_ext.train.summary import summary
@@ -22,7 +23,8 @@ LOG = "train.log"
 def train(arguments: Sequence[str], dry_run: bool = False, console: Console | None = None) -> int:
     """Run verl's trainer with this configuration; with `dry_run` print the configuration and everything about it.
 
-    A dry run prints the resolved configuration to the standard output; all else goes to `console`.
+    A dry run prints the resolved configuration to the standard output, unless there is a key in it; all else goes to
+    `console`.
 
     Args:
         arguments: Hydra overrides, our groups with or without ``+``.
@@ -39,7 +41,7 @@ def train(arguments: Sequence[str], dry_run: bool = False, console: Console | No
         console.print(str(error))
         return 1
     findings = examine(composed.config)
-    if dry_run:
+    if dry_run and not keys.faults(composed.config):
         show(composed, findings, console)
     for note in findings.notes:
         console.print(f"note: {note}")

@@ -30,7 +30,7 @@ def view(
 ) -> None:
     """Write one HTML page that shows what a method did to every token: no server, no network.
 
-    Runs write the export with verl_ext.export.every=N. The exit status is 1 if there is nothing to show; every fault is
+    Runs write the export with verl_ext.export.every=N. The exit status is 2 if there is nothing to show; every fault is
     listed.
     """
     from rich.console import Console
@@ -42,7 +42,7 @@ def view(
         target, found = write(run.expanduser(), out, steps or (), max_tokens)
     except ViewError as error:
         console.print("there is nothing to show:", *(f"  - {fault}" for fault in error.faults), sep="\n")
-        raise typer.Exit(1) from None
+        raise typer.Exit(2) from None
     console.print(*summary(target, found), sep="\n")
 
 
@@ -71,7 +71,7 @@ def write(path: Path, out: Path | None, chosen: Sequence[int], max_tokens: int) 
         except ViewError as error:
             faults += [f"{place}: {fault}" for fault in error.faults]
         except ValueError as error:  # pyarrow's and batch_file's, for files that are no batches
-            faults.append(f"{place}: {error}")
+            faults.append(str(error) if str(place) in str(error) else f"{place}: {error}")
     if not faults and not any(step.prompts for step in steps):
         faults.append(f"{path}: the batches have no response that is not padding")
     if faults:

@@ -57,7 +57,8 @@ def read_step(batch: BatchFile, facts: Mapping[str, str], budget: int) -> Step:
     columns = batch.columns
     names = [name for name in COLUMNS if name in columns]
     if "responses" not in columns:
-        raise ViewError([f"step {batch.step}: the batch has no column `responses`"])
+        there = ", ".join(columns) or "none"
+        raise ViewError([f"step {batch.step}: the batch has no column `responses`; its columns: {there}"])
     padding = columns.get(batch_file.PADDING, [False] * len(batch))
     prompts: dict[str, list[int]] = {}
     for number in range(len(batch)):
