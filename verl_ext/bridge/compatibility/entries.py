@@ -228,7 +228,7 @@ FEATURES: tuple[Feature, ...] = (
         "bypass mode",
         {f"{CORRECTION}.bypass_mode": True},
         (
-            tested(("espo", "sspo"), "tests/e2e/test_bypass.py::test_both_methods_train"),
+            tested(("espo", "sspo"), "tests/e2e/test_bypass.py::test_the_method_trains"),
             unrun(but("espo", "sspo"), OLD_PASS),
             tested(
                 (ESTIMATORS,),
