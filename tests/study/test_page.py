@@ -48,6 +48,12 @@ def test_the_committed_page_is_made_from_the_committed_results() -> None:
     assert (DOCS / "study.md").read_text(encoding="utf-8") == rendered
 
 
+def test_the_readme_has_the_verdicts_of_the_page() -> None:
+    (verdicts,) = re.findall(r"\(a claim on two models counts twice\): (.*)\.", (DOCS / "study.md").read_text("utf-8"))
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"(a claim on two models counts twice): {verdicts}." in readme
+
+
 def test_the_committed_page_links_to_what_exists() -> None:
     text = (DOCS / "study.md").read_text(encoding="utf-8")
     assert [link for link in links(text) if not (DOCS / link).exists()] == []
