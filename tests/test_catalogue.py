@@ -43,3 +43,5 @@ def test_the_table_names_each_method_and_key() -> None:
         for key in method.config_type().names():
             assert f"{key} = " in text
     assert "loss_agg_mode: seq-mean-token-mean" in text
+    assert "\nlosses of verl itself or of other plugins: " in text
+    assert "\nestimators of verl itself or of other plugins: " in text

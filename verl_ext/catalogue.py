@@ -50,7 +50,8 @@ def show(console: Console) -> None:
     for kind, title in (("losses", "Policy losses"), ("estimators", "Advantage estimators")):
         console.print(_table(title, found[kind]))
     for other in found["other"]:
-        console.print(f"{other['kind']}s: of verl itself or of other plugins: {', '.join(other['names'])}", style="dim")
+        plural = {"loss": "losses", "estimator": "estimators"}[other["kind"]]
+        console.print(f"{plural} of verl itself or of other plugins: {', '.join(other['names'])}", style="dim")
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
