@@ -11,7 +11,7 @@ setup(
     packages=[*find_packages(include=["verl_ext", "verl_ext.*"]), "verl_ext.configs", "verl_ext.recipes"],
     package_dir={"verl_ext.configs": "configs", "verl_ext.recipes": "recipes"},
     package_data={
-        "verl_ext": ["py.typed"],
+        "verl_ext": ["py.typed", "catalogue.json"],
         "verl_ext.configs": ["*.yaml", "**/*.yaml"],
         "verl_ext.recipes": ["**/*.yaml", "**/*.md"],
         "verl_ext.demo": ["*.html.j2"],

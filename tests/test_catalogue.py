@@ -27,6 +27,20 @@ def test_every_method_is_there_with_everything_that_a_user_sets() -> None:
     assert erpo["hyper_parameters"]["num_buckets"] == {"default": 10, "range": "a whole number >= 1"}
 
 
+def test_the_file_is_what_the_registries_hold() -> None:
+    """`python -m verl_ext.catalogue` writes it anew."""
+    assert catalogue.kept() == catalogue.entries()
+
+
+def test_one_method_is_shown_alone_and_a_misspelt_one_is_told() -> None:
+    found = catalogue.choose(["espo", "gspo"])
+    assert [row["name"] for kind in catalogue.KINDS for row in found[kind]] == ["espo", "espo"]
+    assert found["other"] == [{"kind": "loss", "names": ["gspo"]}]
+    done = CliRunner().invoke(app, ["losses", "esppo", "--json"])
+    assert done.exit_code == 2
+    assert "'espo'" in done.output
+
+
 def test_what_is_not_ours_is_named_too() -> None:
     losses, estimators = catalogue.entries()["other"]
     assert "gspo" in losses["names"]
@@ -43,5 +57,5 @@ def test_the_table_names_each_method_and_key() -> None:
         for key in method.config_type().names():
             assert f"{key} = " in text
     assert "loss_agg_mode: seq-mean-token-mean" in text
-    assert "\nlosses of verl itself or of other plugins: " in text
-    assert "\nestimators of verl itself or of other plugins: " in text
+    assert "\nlosses of verl's own: " in text
+    assert "\nestimators of verl's own: " in text

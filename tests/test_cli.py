@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
 
+import pytest
 from typer.testing import CliRunner
 
 from verl_ext.cli import app
@@ -27,6 +29,28 @@ def test_help_imports_nothing_heavy_and_is_fast() -> None:
     assert all(command in done.stdout for command in ("demo", "assets", "doctor"))
     # About 0.3 s alone; the margin is for a machine that runs other tests beside this one.
     assert seconds < 3.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit_s", "part"),
+    [
+        (["--help"], 1.0, "demo"),
+        (["--version"], 1.0, "verl-ext 0."),
+        (["losses"], 1.0, "espo"),
+        (["losses", "espo"], 1.0, "alpha"),
+        (["losses", "esppo"], 1.0, "did you mean"),
+        (["train", "algo=esppo"], 3.0, "did you mean"),
+    ],
+)
+def test_what_is_asked_often_costs_little(arguments: list[str], limit_s: float, part: str) -> None:
+    """CPU seconds of the child alone, so that other work on the machine does not count."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    code = "from verl_ext.cli import app; app()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert part in done.stdout + done.stderr
+    # Twice the limit, as a core that others use too counts more seconds for the same work.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * limit_s
 
 
 def test_demo_refuses_an_unknown_algorithm_with_status_one() -> None:

@@ -1,18 +1,60 @@
-"""What `verl-ext losses` shows: every policy loss and estimator in verl's registries, and what ours take."""
+"""What `verl-ext losses` shows: every policy loss and estimator in verl's registries, and what ours take.
+
+To look at verl's registries takes five seconds of imports, so that a static table is kept beside this file.
+``python -m verl_ext.catalogue`` writes it anew; a test compares it with `entries`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from verl_ext import plugin
+if TYPE_CHECKING:
+    from verl_ext import plugin
+
+FILE = Path(__file__).with_suffix(".json")
+KINDS = {"losses": "Policy losses", "estimators": "Advantage estimators"}
+
+
+def kept() -> dict[str, list[dict[str, Any]]]:
+    """The content of the file."""
+    found: dict[str, list[dict[str, Any]]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def choose(names: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """As `kept`, of methods with these names only; all of them where none is given.
+
+    Raises:
+        ValueError: naming each that there is not, with its nearest neighbour.
+    """
+    from verl_ext.bridge.driver import nearest
+
+    found = kept()
+    own = {row["name"] for kind in KINDS for row in found[kind]}
+    others = {name for other in found["other"] for name in other["names"]}
+    unknown = [name for name in names if name not in own | others]
+    if unknown:
+        raise ValueError(
+            "\n".join(f"{name}: no such loss or estimator{nearest(name, own | others)}" for name in unknown)
+        )
+    if not names:
+        return found
+    chosen = {kind: [row for row in found[kind] if row["name"] in names] for kind in KINDS}
+    rest = [{**other, "names": [name for name in other["names"] if name in names]} for other in found["other"]]
+    return {**chosen, "other": [other for other in rest if other["names"]]}
 
 
 def entries() -> dict[str, list[dict[str, Any]]]:
-    """JSON-able: `losses` and `estimators` of verl_ext, and the names that are verl's (or another plugin's) own."""
+    """JSON-able: `losses` and `estimators` of verl_ext, and the names that are verl's own."""
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+
+    from verl_ext import plugin
 
     plugin.register()
     losses, estimators = plugin.POLICY_LOSSES, plugin.ESTIMATORS
@@ -44,14 +86,19 @@ def _entry(method: plugin.Method) -> dict[str, Any]:
     }
 
 
-def show(console: Console) -> None:
-    """Print the tables."""
-    found = entries()
-    for kind, title in (("losses", "Policy losses"), ("estimators", "Advantage estimators")):
-        console.print(_table(title, found[kind]))
+def show(console: Console, names: Sequence[str] = ()) -> None:
+    """Print the tables.
+
+    Raises:
+        ValueError: of `choose`.
+    """
+    found = choose(names)
+    for kind, title in KINDS.items():
+        if found[kind]:
+            console.print(_table(title, found[kind]))
     for other in found["other"]:
         plural = {"loss": "losses", "estimator": "estimators"}[other["kind"]]
-        console.print(f"{plural} of verl itself or of other plugins: {', '.join(other['names'])}", style="dim")
+        console.print(f"{plural} of verl's own: {', '.join(other['names'])}", style="dim")
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
@@ -69,3 +116,7 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
         )
     table.caption = "token data in brackets is read when there is any, or under other options"
     return table
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(entries(), indent=1) + "\n", encoding="utf-8")

@@ -43,9 +43,21 @@ AssetsFolder = Annotated[Path, typer.Option(help="Cache of the demo's models and
 Model = Annotated[str, typer.Option(help="tiny_dense or tiny_moe.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from verl_ext import __version__
+
+        typer.echo(f"verl-ext {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
-    """Without a callback typer would run a single command without its name."""
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Entropy- and segment-aware policy optimisation for veRL."""
 
 
 @app.command()
@@ -142,6 +154,7 @@ def preflight(
 
 @app.command()
 def losses(
+    names: Annotated[list[str] | None, typer.Argument(help="Show these only.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """List every loss and estimator: paper, token data it needs, hyper-parameters with defaults and ranges."""
@@ -151,10 +164,13 @@ def losses(
 
     from verl_ext import catalogue
 
-    if as_json:
-        typer.echo(json.dumps(catalogue.entries(), indent=2))
-    else:
-        catalogue.show(Console())
+    try:
+        if as_json:
+            typer.echo(json.dumps(catalogue.choose(names or ()), indent=2))
+        else:
+            catalogue.show(Console(), names or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="names") from error
 
 
 @app.command()

@@ -212,11 +212,31 @@ def test_the_options_of_run_reach_the_request(tmp_path: Path, monkeypatch: pytes
 def test_faults_of_the_command_line_are_one_message(tmp_path: Path) -> None:
     result = invoke("run", "org/model", "--benchmark", "aime24", "--benchmark", tmp_path / "x.parquet")
     assert result.exit_code == 2
-    assert "verl-ext data prepare aime24 --template qwen_math" in result.output
+    assert "verl-ext data prepare aime24 --template boxed" in result.output
     assert "x.parquet does not exist" in result.output
     result = invoke("run", "org/model")
     assert (result.exit_code, "give --benchmark or --like" in result.output) == (2, True)
     assert "give <paper>/<table>" in invoke("run", "org/model", "--like", "sspo").output
+
+
+def test_what_prepare_writes_by_default_is_what_eval_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl_ext.data.registry import DATASETS
+
+    monkeypatch.setenv("VERL_EXT_DATA", str(tmp_path))
+    for name, dataset in DATASETS.items():
+        assert arguments.benchmark_file(name).parquet == tmp_path / name / f"{dataset.template}.parquet"
+    (tmp_path / "aime24").mkdir()
+    (tmp_path / "aime24" / "qwen_math.parquet").touch()
+    with pytest.raises(RequestError, match="it is prepared as qwen_math: give --template qwen_math, or write it"):
+        arguments.chosen(["aime24"], None, None, {})
+
+
+@pytest.mark.parametrize("template", [None, "boxed"])
+def test_a_set_that_does_not_exist_is_not_to_be_prepared(template: str | None) -> None:
+    with pytest.raises(RequestError, match="no data set 'math50'; did you mean 'math500'") as raised:
+        arguments.chosen(["math50"], None, template, {})
+    assert "data prepare math50" not in str(raised.value)
+    assert len(raised.value.faults) == 1
 
 
 def test_names_of_prepared_benchmarks_are_looked_up_in_the_data_folder(

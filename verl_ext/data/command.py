@@ -201,12 +201,11 @@ def contamination(
 def _prepared(train: str, benchmarks: list[str] | None, out: Path) -> tuple[list[Item], dict[str, list[Item]]]:
     from verl_ext.data.contamination import read
     from verl_ext.data.prepare import paths
-    from verl_ext.data.registry import DATASETS
+    from verl_ext.data.registry import DATASETS, dataset
     from verl_ext.data.templates import TEMPLATES
 
-    unknown = [name for name in [train, *(benchmarks or ())] if name not in DATASETS]
-    if unknown:
-        raise ValueError(f"no data set {', '.join(unknown)}; there are {', '.join(DATASETS)}")
+    for name in [train, *(benchmarks or ())]:
+        dataset(name)
 
     def find(name: str, training: bool) -> Path | None:
         # The template does not matter: the bare problem stands beside each prompt.

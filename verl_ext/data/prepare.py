@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_ext.data import answers, expected, manifest, solutions
+from verl_ext.bridge.driver import nearest
+from verl_ext.data import answers, expected, manifest, registry, solutions
 from verl_ext.data.faults import DataError, Faults
 from verl_ext.data.problems import Collected, Exemption, Problem, collect
 from verl_ext.data.registry import DATASETS, DEMO_TRAIN, DEMO_VALIDATION, Dataset
@@ -114,12 +115,10 @@ def prepare(
 
 
 def _choose(name: str, template: str | None) -> tuple[Dataset, Template]:
-    if name not in DATASETS:
-        raise ValueError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
-    dataset = DATASETS[name]
+    dataset = registry.dataset(name)
     template = template or dataset.template
     if template not in TEMPLATES:
-        raise ValueError(f"no template {template!r}; there are {', '.join(TEMPLATES)}")
+        raise ValueError(f"no template {template!r}{nearest(template, TEMPLATES)}")
     if dataset.hub is None and template not in ("demo", "plain"):
         raise ValueError(f"the demo's models know no words: {name} takes the templates demo and plain only")
     if TEMPLATES[template].solved and dataset.solutions is None:

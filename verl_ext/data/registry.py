@@ -196,3 +196,16 @@ _ALL = (
     ),
 )
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
+
+
+def dataset(name: str) -> Dataset:
+    """A data set by name.
+
+    Raises:
+        ValueError: there is none of that name; with the nearest one, or all of them.
+    """
+    if name not in DATASETS:
+        from verl_ext.bridge.driver import nearest
+
+        raise ValueError(f"no data set {name!r}{nearest(name, DATASETS)}")
+    return DATASETS[name]

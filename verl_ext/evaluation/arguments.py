@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verl_ext.bridge.driver import nearest
+from verl_ext.data.registry import DATASETS, dataset
+from verl_ext.data.templates import TEMPLATES
 from verl_ext.evaluation.request import BenchmarkFile, Decoding, RequestError
 
 if TYPE_CHECKING:
     from verl_ext.tables.recipe import Table
-
-TEMPLATE = "qwen_math"
 
 
 def chosen(
@@ -24,7 +25,7 @@ def chosen(
     Args:
         benchmarks: names, parquet files or ``NAME=FILE``; with `like` all of that table's by default.
         like: ``<paper>/<table>`` whose decodings and template are used.
-        template: of benchmarks given by name; the table's, or qwen_math, by default.
+        template: of benchmarks given by name; the table's, or the data set's own, by default.
         asked: decoding options given by the user; they go before the table's.
 
     Raises:
@@ -32,35 +33,52 @@ def chosen(
     """
     table = _table(like) if like else None
     decodings = table_decodings(table) if table else {}
-    template = template or (table.template if table else TEMPLATE)
-    files = [benchmark_file(text, template) for text in (benchmarks or decodings)]
-    absent = [file for file in files if not Path(file.parquet).is_file()]
-    faults = [
-        f"benchmark {file.name}: {file.parquet} does not exist; name a parquet file, or write it with "
-        f"`verl-ext data prepare {file.name} --template {template}`"
-        for file in absent
-    ]
+    template = template or (table.template if table else None)
+    files, faults = [], []
+    for text in benchmarks or decodings:
+        try:
+            files.append(benchmark_file(text, template))
+        except ValueError as error:
+            faults.append(f"benchmark {text}: {error}, or give NAME=FILE")
+    faults += [f"benchmark {file.name}: {absence(file)}" for file in files if not Path(file.parquet).is_file()]
     if table:
         faults += [
             f"{like} has no benchmark {file.name}, only {', '.join(decodings)}"
             for file in files
             if file.name not in decodings
         ]
-    if not files:
+    if not files and not faults:
         faults.append("no benchmark: give --benchmark or --like")
     if faults:
         raise RequestError(faults)
     return files, {file.name: replace(decodings.get(file.name, Decoding()), **asked) for file in files}
 
 
-def benchmark_file(text: str, template: str) -> BenchmarkFile:
-    """``NAME=FILE``, a parquet file (called by its stem), or the name of a prepared benchmark."""
+def benchmark_file(text: str, template: str | None = None) -> BenchmarkFile:
+    """``NAME=FILE``, a parquet file (called by its stem), or the name of a prepared benchmark.
+
+    Raises:
+        ValueError: there is no data set of that name.
+    """
     name, equals, path = text.partition("=")
     if equals:
         return BenchmarkFile(name, Path(path))
     if text.endswith(".parquet"):
         return BenchmarkFile(Path(text).stem, Path(text))
+    template = template or dataset(text).template
     return BenchmarkFile(text, Path(os.environ.get("VERL_EXT_DATA", "outputs/data"), text, f"{template}.parquet"))
+
+
+def absence(file: BenchmarkFile) -> str:
+    """What to do about a file that is not there; what is prepared of the same data set with another template."""
+    path = Path(file.parquet)
+    if path != benchmark_file(file.name, path.stem).parquet:
+        return f"{path} does not exist"
+    if file.name not in DATASETS:
+        return f"{path} does not exist, and there is no data set {file.name!r}{nearest(file.name, DATASETS)}"
+    others = [name for name in TEMPLATES if path.with_name(f"{name}.parquet").is_file()]
+    there = f"; it is prepared as {' and '.join(others)}: give --template {others[0]}, or" if others else ";"
+    return f"{path} does not exist{there} write it with `verl-ext data prepare {file.name} --template {path.stem}`"
 
 
 def _table(reference: str) -> Table:

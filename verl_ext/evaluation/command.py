@@ -29,7 +29,7 @@ def run(
     model: Annotated[str, typer.Argument(help="Model folder, name on the hub, or the endpoint's model.")],
     benchmark: Annotated[list[str] | None, typer.Option(help="Name, parquet file or NAME=FILE; repeatable.")] = None,
     like: Annotated[str | None, typer.Option(help="Decode as this table does, for instance sspo/table1.")] = None,
-    template: Annotated[str | None, typer.Option(help="Template of benchmarks given by name [qwen_math].")] = None,
+    template: Annotated[str | None, typer.Option(help="Of benchmarks given by name [their own].")] = None,
     samples: Annotated[int | None, typer.Option(help="Responses a problem [1].")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy [0].")] = None,
     top_p: Annotated[float | None, typer.Option(help="Nucleus [1].")] = None,

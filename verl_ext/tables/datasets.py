@@ -59,22 +59,20 @@ def prepare_set(job: Job, name: str) -> str:
         StageError: if it cannot be made, with what to do.
     """
     from verl_ext.data.prepare import prepare
-    from verl_ext.data.registry import DATASETS
+    from verl_ext.data.registry import dataset
     from verl_ext.data.templates import TEMPLATES
 
     root = job.places.data.absolute()
     file = root / f"{name}.parquet"
     if not file.exists():
-        dataset, _, stem = name.partition("/")
-        if dataset not in DATASETS:
-            raise StageError(f"there is no data set {dataset}; there are {', '.join(DATASETS)}")
+        folder, _, stem = name.partition("/")
         try:
             # The file to train on may stand beside the one that is named after the template.
-            prepare(dataset, stem if stem in TEMPLATES else DATASETS[dataset].template, root)
+            prepare(folder, stem if stem in TEMPLATES else dataset(folder).template, root)
         except (ValueError, OSError) as error:
             raise StageError(f"data {name} cannot be prepared", str(error).splitlines()) from error
         if not file.exists():
-            raise StageError(f"`verl-ext data prepare {dataset}` does not write {file}; put that file there")
+            raise StageError(f"`verl-ext data prepare {folder}` does not write {file}; put that file there")
     return sha256_of(file)
 
 

@@ -53,6 +53,14 @@ def test_all_faults_at_once(arguments: list[str], tmp_path: Path) -> None:
     assert len(found.faults) == 7
 
 
+@pytest.mark.parametrize(
+    ("target", "reason"), [("ray", "which Ray removes"), ("slurm", "that the script starts"), ("kuberay", "in a pod")]
+)
+def test_the_reason_is_that_of_the_target(arguments: list[str], target: str, reason: str) -> None:
+    found = prepare(Request([*arguments, "trainer.default_local_dir=runs"], target=target), {})
+    assert reason in told(found)
+
+
 def test_a_faulty_configuration_is_told_with_the_rest(arguments: list[str]) -> None:
     found = prepare(Request([*arguments, "data.train_batch_size=100"], ["2X=1"]), {})
     assert found.job is None

@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
+from verl_ext.cluster.submission.command import cpu_faults
 from verl_ext.cluster.submission.environment import Environment, collect
-from verl_ext.cluster.submission.job import Job, Request
+from verl_ext.cluster.submission.job import Job, Request, prepare
 from verl_ext.cluster.submission.kuberay import LONGEST_NAME, Pods, kubernetes_name, manifest, render
 
 PODS = Pods("registry/verl-ext:0.1", ("runs:/shared",))
@@ -130,6 +131,34 @@ def test_nodes_gpus_and_the_command(named: Job, request_: Request) -> None:
         assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
     alone = manifest(dataclasses.replace(named, nodes=1), request_, PODS)
     assert "workerGroupSpecs" not in alone["spec"]["rayClusterSpec"]
+
+
+def test_the_pods_have_the_cpus_that_preflight_wants(arguments: list[str], request_: Request) -> None:
+    """Eight GPUs with three CPUs each, task runner, queue with eight units, one to start an actor: 35, not 32."""
+    from verl_ext.cluster.preflight.wanted import wanted
+    from verl_ext.train.composing import compose
+
+    one = [*arguments, "trainer.nnodes=1"]
+    job = prepare(Request(one), {}).job
+    assert job is not None
+    assert job.cpus == wanted(compose(one).config).all_cpus == 35
+    [container] = manifest(job, request_, PODS)["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["resources"]["requests"]["cpu"] == "35"
+    assert cpu_faults(job, 35) == cpu_faults(job, None) == []
+    assert "--cpus 34: a node with 8 GPUs needs 35" in cpu_faults(job, 34)[0]
+
+
+def test_rollouts_with_nodes_of_their_own_get_pods(arguments: list[str]) -> None:
+    apart = [
+        *arguments, "trainer.v1.trainer_mode=separate_async", "actor_rollout_ref.hybrid_engine=false",
+        "actor_rollout_ref.rollout.nnodes=2", "actor_rollout_ref.rollout.n_gpus_per_node=8",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
+    ]  # fmt: skip
+    prepared = prepare(Request(apart), {})
+    assert prepared.job is not None, prepared.faults
+    assert prepared.job.nodes == 4 + 2
 
 
 def test_secrets_are_references(named: Job, request_: Request) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from verl_ext.cluster.submission.code import measure
 from verl_ext.cluster.submission.job import Job, Request
-from verl_ext.cluster.submission.slurm import render, written_secrets
+from verl_ext.cluster.submission.slurm import option_faults, render, written_secrets
 
 SRUN = """#!/bin/bash
 echo "srun $*" >> "$PLAY/calls"
@@ -89,6 +90,29 @@ def test_the_directives(job: Job, request_: Request, tmp_path: Path) -> None:
     assert "--no-code" in "\n".join(lines)
     sent = Job(job.name, job.command, job.environment, measure(tmp_path))
     assert f"--code {tmp_path}" in render(sent, request_)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--comment=hello world", ["--comment=hello world"]),
+        ("--comment=it's # 1", ["--comment=it's # 1"]),
+        ("--time=2-0", ["--time=2-0"]),
+        ("-p gpu", ["-p", "gpu"]),
+        ("--exclusive", ["--exclusive"]),
+    ],
+)
+def test_an_option_stays_one_option(job: Job, request_: Request, option: str, words: list[str]) -> None:
+    """sbatch splits a directive as a shell does, comments included."""
+    lines = render(job, request_, [option]).splitlines()
+    last = [line for line in lines if line.startswith("#SBATCH")][-1]
+    assert shlex.split(last.removeprefix("#SBATCH"), comments=True) == words
+
+
+def test_what_is_no_directive_is_refused() -> None:
+    assert option_faults(["--time=2-0", "-p gpu"]) == []
+    assert "begins with -" in option_faults(["time=2-0"])[0]
+    assert "one line" in option_faults(["--comment=a\nscancel"])[0]
 
 
 def test_the_script_is_bash(script: Path) -> None:

@@ -95,6 +95,10 @@ class Wanted:
     def all_cpus(self) -> int:
         return self.cpus + sum(group.number * group.cpus for group in self.groups)
 
+    def cpus_a_node(self, gpus: int) -> int:
+        """CPUs of a node with so many GPUs that leave no group without a place, whichever node takes the rest."""
+        return self.cpus + gpus * max((group.cpus_a_gpu for group in self.groups), default=0)
+
 
 def bare() -> Wanted:
     """What any run needs: a machine with the tested versions and the plugin."""

@@ -43,7 +43,9 @@ def submit(
         list[str] | None, typer.Option("--volume", help="kuberay: claim:/folder that every pod sees. Repeatable.")
     ] = None,
     secret: Annotated[str, typer.Option(help="kuberay: the secret that holds the variables of --env.")] = "verl-ext",
-    cpus: Annotated[int | None, typer.Option(min=1, help="slurm, kuberay: CPUs of a node.")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="slurm, kuberay: CPUs of a node; all, or what the job needs, by default.")
+    ] = None,
     memory: Annotated[str, typer.Option(help="kuberay: memory of a node.")] = "256Gi",
 ) -> None:
     """Run a training as a job of a Ray cluster: check, send the code, follow the log, pass the exit code on.
@@ -60,11 +62,13 @@ def submit(
 
     if render is not None and render not in RENDERERS:
         raise typer.BadParameter(f"'{render}' is not known; choose slurm or kuberay", param_hint="--render")
-    request = Request(arguments, env or (), None if no_code else code, name, max_restarts, detach)
+    request = Request(
+        arguments, env or (), None if no_code else code, name, max_restarts, detach, target=render or "ray"
+    )
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     if render is None:
         raise typer.Exit(run(request, address, console))
-    pods = Pods(image, volume or (), secret, cpus or Pods.cpus, memory)
+    pods = Pods(image, volume or (), secret, cpus, memory)
     raise typer.Exit(show(request, render, pods, sbatch or (), cpus, console))
 
 
@@ -105,17 +109,25 @@ def show(
     job = _prepared(request, console, slurm.written_secrets(request), here=False)
     if job is None:
         return 1
+    faults = [*cpu_faults(job, cpus), *(slurm.option_faults(options) if renderer == "slurm" else pods.faults(job))]
+    if faults:
+        return _refuse(faults, console)
     if renderer == "slurm":
         typer.echo(slurm.render(job, request, options, cpus), nl=False)
         return 0
-    if faults := pods.faults(job):
-        return _refuse(faults, console)
     if job.package is not None:
         console.print("note: a manifest sends no code; it has to be in the image")
     if job.max_restarts:
         console.print("note: KubeRay starts the job again after any failure, whatever its reason")
     typer.echo(kuberay.render(job, request, pods), nl=False)
     return 0
+
+
+def cpu_faults(job: Job, cpus: int | None) -> list[str]:
+    """Nodes so small that verl would wait for CPUs for ever."""
+    if cpus is None or cpus >= job.cpus:
+        return []
+    return [f"--cpus {cpus}: a node with {job.gpus} GPUs needs {job.cpus}, or verl would wait for ever"]
 
 
 def _prepared(request: Request, console: Console, faults: list[str], here: bool = True) -> Job | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_ext.cluster.preflight.wanted import wanted
 from verl_ext.cluster.submission.code import Package, measure
 from verl_ext.cluster.submission.environment import Environment, collect
 from verl_ext.train.checks import examine
@@ -22,6 +24,13 @@ from verl_ext.train.composing import Composed, compose
 
 STARTS_A_CLUSTER = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 """Arguments of ``ray.init`` that Ray refuses where a cluster runs already."""
+
+FOLDERS = {
+    "ray": "the job's own folder, which Ray removes",
+    "slurm": "the folder of the Ray job that the script starts, which Ray removes",
+    "kuberay": "a folder in a pod, which is gone with it",
+}
+"""Where a relative path would lie, by what the job is made for."""
 
 _ODD = "'\"\\$\n"
 _BARE = re.compile(r"[A-Za-z0-9_./:+-]+")
@@ -39,6 +48,7 @@ class Request:
         max_restarts: further attempts.
         detach: return once the job is submitted.
         entrypoint: what runs instead of verl's trainer; for tests.
+        target: key of `FOLDERS`: what the job is made for.
     """
 
     arguments: Sequence[str]
@@ -48,6 +58,7 @@ class Request:
     max_restarts: int = 0
     detach: bool = False
     entrypoint: Sequence[str] | None = None
+    target: str = "ray"
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,7 @@ class Job:
         checkpoints: where the trainer saves, the same in every attempt.
         steps: of the whole training; None if epochs decide.
         nodes, gpus: machines, and GPUs of each.
+        cpus: that each needs at least.
         max_restarts: further attempts.
         labels: kept by Ray beside the job, with its name.
     """
@@ -74,6 +86,7 @@ class Job:
     steps: int | None = None
     nodes: int = 1
     gpus: int = 0
+    cpus: int = 1
     max_restarts: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -124,6 +137,7 @@ def prepare(request: Request, shell: Mapping[str, str] | None = None) -> Prepare
         OmegaConf.resolve(config)
     environment = collect(shell, request.env, _platform(composed))
     package, absent = _package(request, config)
+    need, gpus = wanted(config), config.trainer.n_gpus_per_node
     job = Job(
         name=request.name or name_of(composed),
         command=tuple(request.entrypoint or command_of(composed, config)),
@@ -131,12 +145,19 @@ def prepare(request: Request, shell: Mapping[str, str] | None = None) -> Prepare
         package=package,
         checkpoints=str(config.trainer.default_local_dir),
         steps=config.trainer.total_training_steps,
-        nodes=config.trainer.nnodes,
-        gpus=config.trainer.n_gpus_per_node,
+        # Rollouts, reward models and teachers may have nodes of their own.
+        nodes=max(need.nodes, math.ceil(need.gpus / gpus)),
+        gpus=gpus,
+        cpus=need.cpus_a_node(gpus),
         max_restarts=request.max_restarts,
     )
-    faults = [*environment.faults, *absent, *(package.faults() if package else []), *path_faults(config)]
-    faults += restart_faults(request, config)
+    faults = [
+        *environment.faults,
+        *absent,
+        *(package.faults() if package else []),
+        *path_faults(config, request.target),
+    ]
+    faults += [*path_faults(config, request.target), *restart_faults(request, config)]
     return Prepared(job, faults, [*findings.notes, *notes(request, config, package)])
 
 
@@ -191,8 +212,8 @@ def quoted(text: str) -> str:
     return text if _BARE.fullmatch(text) else f"'{text}'"
 
 
-def path_faults(config: DictConfig) -> list[str]:
-    """Paths that would be looked for in the job's own folder, which Ray makes for it and removes after it."""
+def path_faults(config: DictConfig, target: str = "ray") -> list[str]:
+    """Paths that would be looked for in a folder that is made for the job and removed after it."""
     found = []
     if odd := sorted(set(str(config.trainer.default_local_dir)) & set(_ODD)):
         found.append(
@@ -200,7 +221,7 @@ def path_faults(config: DictConfig) -> list[str]:
         )
     if not str(folder := config.trainer.default_local_dir).startswith("/"):
         found.append(
-            f"trainer.default_local_dir={folder}: relative to the job's own folder, which Ray removes; "
+            f"trainer.default_local_dir={folder}: relative to {FOLDERS[target]}; "
             "give an absolute folder that every node sees"
         )
     for key in ("train_files", "val_files"):

@@ -25,7 +25,7 @@ class Pods:
         image: holds this package, verl and vLLM.
         volumes: ``claim:/folder`` of each volume, seen by every pod.
         secret: Kubernetes secret with the variables that were named without a value.
-        cpus: of a pod.
+        cpus: of a pod; what the job needs by default.
         memory: of a pod, for instance ``900Gi``.
         shared_memory: of a pod's /dev/shm, through which weights and batches travel; counts as its memory.
     """
@@ -33,7 +33,7 @@ class Pods:
     image: str
     volumes: Sequence[str] = ()
     secret: str = "verl-ext"
-    cpus: int = 32
+    cpus: int | None = None
     memory: str = "256Gi"
     shared_memory: str = "64Gi"
 
@@ -88,7 +88,7 @@ def manifest(job: Job, request: Request, pods: Pods) -> dict[str, Any]:
             "minReplicas": job.nodes - 1,
             "maxReplicas": job.nodes - 1,
             "rayStartParams": {"num-gpus": str(job.gpus)},
-            "template": _template(pods, job.gpus, secrets),
+            "template": _template(pods, job, secrets),
         }
     ]
     return {
@@ -109,7 +109,7 @@ def manifest(job: Job, request: Request, pods: Pods) -> dict[str, Any]:
             "rayClusterSpec": {
                 "headGroupSpec": {
                     "rayStartParams": {"dashboard-host": "0.0.0.0", "num-gpus": str(job.gpus)},
-                    "template": _template(pods, job.gpus, secrets),
+                    "template": _template(pods, job, secrets),
                 },
                 **({"workerGroupSpecs": groups} if job.nodes > 1 else {}),
             },
@@ -117,8 +117,9 @@ def manifest(job: Job, request: Request, pods: Pods) -> dict[str, Any]:
     }
 
 
-def _template(pods: Pods, gpus: int, secrets: Sequence[str]) -> dict[str, Any]:
-    amounts = {"cpu": str(pods.cpus), "memory": pods.memory, **({GPU: str(gpus)} if gpus else {})}
+def _template(pods: Pods, job: Job, secrets: Sequence[str]) -> dict[str, Any]:
+    gpus = {GPU: str(job.gpus)} if job.gpus else {}
+    amounts = {"cpu": str(pods.cpus or job.cpus), "memory": pods.memory, **gpus}
     claims = [volume.partition(":") for volume in pods.volumes]
     shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}}
     container: dict[str, Any] = {

@@ -111,7 +111,7 @@ def render(job: Job, request: Request, options: Sequence[str] = (), cpus: int | 
         "--signal=B:TERM@120",
         "--output=%x-%j.log",
         *([f"--cpus-per-task={cpus}"] if cpus else []),
-        *options,
+        *map(quoted, options),
     ]
     head = ["#!/bin/bash", *(f"#SBATCH {directive}" for directive in directives), "set -euo pipefail", ""]
     needed = [name for name, sign, _ in (item.partition("=") for item in request.env) if not sign]
@@ -133,6 +133,23 @@ def command(job: Job, request: Request) -> list[str]:
     for item in request.env:
         words += ["--env", item]
     return [*words, *(["--code", str(job.package.folder)] if job.package else ["--no-code"])]
+
+
+def quoted(option: str) -> str:
+    """An option of sbatch as one directive; sbatch reads quotes in a directive as a shell does.
+
+    Example:
+        >>> quoted("--comment=hello world"), quoted("--time=2-0"), quoted("-p gpu")
+        ("--comment='hello world'", '--time=2-0', '-p gpu')
+    """
+    name, sign, value = re.fullmatch(r"(-[^=\s]*)([=\s]?)(.*)", option, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"{name}{sign}{shlex.quote(value)}" if value else name
+
+
+def option_faults(options: Sequence[str]) -> list[str]:
+    """What no directive can hold."""
+    found = [f"--sbatch {option!r}: an option of sbatch begins with -" for option in options if option[:1] != "-"]
+    return found + [f"--sbatch {option!r}: a directive is one line" for option in options if "\n" in option]
 
 
 def written_secrets(request: Request) -> list[str]:
