@@ -11,10 +11,20 @@ _installed = False
 
 
 def install() -> None:
-    """Install the plugin in this process. Cheap (imports no part of verl), and harmless when called again."""
+    """Install the plugin in this process; harmless when called again."""
     global _installed
     if _installed:
         return
+    # Before the rest, which imports verl where nobody has: verl loads its plugins then, and comes here again.
+    _installed = True
+    try:
+        _install()
+    except BaseException:
+        _installed = False
+        raise
+
+
+def _install() -> None:
     versions.check()
     cpu.register()
     if cpu.choose_from_command_line():
@@ -22,7 +32,6 @@ def install() -> None:
     for module, hook in HOOKS:
         wrapt.register_post_import_hook(_lazily(hook), module)
     _add_config_search_path()
-    _installed = True
 
 
 # verl's module -> our function that binds to it. The functions live in modules that import torch and verl, so they

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -332,3 +334,15 @@ def test_which_reasons_of_ray_count(reason: str, text: str, counts: bool) -> Non
     context = gcs_pb2.ActorTableData().death_cause.actor_died_error_context
     found = actors.cause(death(error_message=text, reason=type(context).Reason.Value(reason)))
     assert found == (" ".join(text.split()) if counts else None)
+
+
+def test_a_beat_starts_no_ray() -> None:
+    """A process that trains without Ray, as a script around verl's engine does."""
+    code = (
+        "import ray\n"
+        "from verl_ext.cluster.watchdog import actors\n"
+        "actors.put_beat(1, 1)\n"
+        "actors.report('key', 'who', 'why')\n"
+        "assert not ray.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -131,8 +131,12 @@ def _key(kind: str, key: str) -> bytes:
 
 
 def _put(kind: str, key: str, value: Any) -> None:
+    import ray
     from ray.experimental import internal_kv
 
+    # Ray would be started to name the job, in a process that trains without it: nobody is there to be told.
+    if not ray.is_initialized():
+        return
     internal_kv._internal_kv_put(_key(kind, key), json.dumps(value).encode(), overwrite=True, namespace=NAMESPACE)
 
 
