@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import resource
 import subprocess
 import sys
+import textwrap
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from verl_ext.cli import app
@@ -63,3 +69,27 @@ def test_assets_refuses_an_unknown_model() -> None:
     result = CliRunner().invoke(app, ["assets", "--model", "huge"])
     assert result.exit_code == 2
     assert "'huge' is not known" in result.output
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_shows_every_word_and_fills_its_lines(path: tuple[str, ...]) -> None:
+    """In 80 columns: nothing is eaten as markup, and a paragraph's lines are as long as they can be."""
+    command = COMMANDS[path]
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).stdout
+    words = set(re.sub(r"[│╭╮╰╯─]", " ", shown).split())
+    for option in command.params:
+        lost = [word for word in (option.help or "").replace("`", "").split() if word not in words]
+        # What is too long for its column is cut, which the dots tell.
+        assert [word for word in lost if f"{word[:8]}" not in shown] == [], option.name
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        for line in textwrap.wrap(paragraph.replace("`", ""), 78, break_on_hyphens=False):
+            assert line in shown

@@ -23,6 +23,7 @@ app = typer.Typer(
     name="verl-ext",
     help="Entropy- and segment-aware policy optimisation for veRL.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from verl_ext.data.contamination import Item
     from verl_ext.data.prepare import Options, Prepared
 
-app = typer.Typer(help="Prepare training sets and benchmarks, and compare them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Prepare training sets and benchmarks, and compare them.", no_args_is_help=True, rich_markup_mode="markdown"
+)
 Folder = Annotated[
     Path, typer.Option("--out", envvar="VERL_EXT_DATA", help="Folder of all prepared data; the configurations' own.")
 ]
@@ -178,7 +180,7 @@ def contamination(
         float, typer.Option(help="Smallest share of a problem's pieces, in one training problem, that is reported.")
     ] = 0.5,
     pairs: Annotated[int, typer.Option(help="Pairs to print; the JSON file has them all.")] = 20,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Default: <out>/<train>/contamination.json.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Default: OUT/TRAIN/contamination.json.")] = None,
 ) -> None:
     """Search a training set for the problems of every prepared benchmark."""
     from rich.console import Console

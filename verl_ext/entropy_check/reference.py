@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from verl_ext.entropy_check.compare import Response, Values
+from verl_ext.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -57,14 +58,12 @@ def load(name: str, dtype: str) -> Reference:
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    # The fused experts of transformers have no kernel for float64.
-    model = AutoModelForCausalLM.from_pretrained(
-        name, dtype=getattr(torch, dtype), experts_implementation="eager"
-    ).eval()
+    with quiet_transformers():
+        # The fused experts of transformers have no kernel for float64.
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, dtype), experts_implementation="eager"
+        ).eval()
     parameters = model.num_parameters()
     if parameters < SMALL:
         return Reference(model.double(), parameters, "float64 on the CPU")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Evaluate a model on benchmarks; score kept responses again.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
 
@@ -47,7 +48,9 @@ def run(
     tensor_parallel: Annotated[int, typer.Option(help="GPUs a copy of the model is spread over.")] = 1,
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and response.")] = None,
     memory_share: Annotated[float, typer.Option(help="Share of GPU memory for vLLM.")] = 0.9,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code in the model's folder.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code in the model's folder.")
+    ] = False,
 ) -> None:
     """Generate, score and sum up. Exit status: 0 done, 1 responses are missing, 2 the request is at fault."""
     from verl_ext.evaluation import report

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A run's folder, its default_local_dir, global_step_<n>, or the actor's folder.")
+        Path, typer.Argument(help="A run's folder, its default_local_dir, global_step_N, or the actor's folder.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Default: model_step_<n> beside the checkpoints.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: model_step_N beside the checkpoints.")] = None,
     dtype: Annotated[str, typer.Option(help="keep, float32, bfloat16 or float16; keep is the checkpoint's.")] = "keep",
     force: Annotated[bool, typer.Option("--force", help="Replace the model that is there.")] = False,
 ) -> None:

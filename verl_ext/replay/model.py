@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verl_ext.quiet import quiet_transformers
 from verl_ext.replay.dump import Dump
 from verl_ext.replay.faults import ReplayError
 
@@ -95,12 +96,10 @@ def load(folder: Path, temperature: float, device: str | None = None) -> Policy:
         ReplayError: it cannot be loaded.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        module = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+        with quiet_transformers():
+            module = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
         raise ReplayError([f"--model {folder} cannot be loaded: {error}"]) from error
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

@@ -14,7 +14,7 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("run-report.html"),
     seeds: Annotated[
-        bool, typer.Option("--seeds", help="Average runs of one name; from paths a trailing seed<n> is dropped.")
+        bool, typer.Option("--seeds", help="Average runs of one name; from paths a trailing seedN is dropped.")
     ] = False,
     title: Annotated[str | None, typer.Option(help="Heading of the page (default: the names).")] = None,
     smooth: Annotated[float, typer.Option(help="Weight of the moving average, 0 to 0.99; 0 draws the values.")] = 0.7,

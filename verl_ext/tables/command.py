@@ -10,6 +10,7 @@ import typer
 app = typer.Typer(
     help="The papers' tables: list them, plan them, run their rows, report published against obtained.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     add_completion=False,
 )
 
