@@ -47,7 +47,7 @@ def test_defaults_are_those_of_the_method() -> None:
         "entropy_thresholds": [],
         "token_ratio": "detached",
         "clip": "adaptive",
-        "alpha": 0.1,
+        "alpha": 0.02,
     }
 
 

@@ -2,6 +2,8 @@
 
 Losses: `actor_rollout_ref.actor.policy_loss._target_=verl_ext.config.ESPOLossConfig`, further keys with
 Hydra's `+`. Estimators: the keys of `algorithm.<name>`, e.g. `+algorithm.espo.failed=incorrect`.
+
+Defaults and ranges are those of the methods' own signatures.
 """
 
 from collections.abc import Mapping
@@ -10,12 +12,26 @@ from typing import Any, ClassVar
 
 from verl.workers.config import PolicyLossConfig
 
-from verl_ext.advantages import espo as espo_advantage
-from verl_ext.advantages import gtpo
+from verl_ext.advantages import (
+    entropy_bonus_advantage,
+    erpo_advantage,
+    espo_advantage,
+    grpo_s_advantage,
+    gtpo,
+    gtpo_advantage,
+)
 from verl_ext.bridge.install import install
-from verl_ext.hyper import Checked, ascending, flag, hyper, integer, number, one_of, optional, text
-from verl_ext.losses import espo as espo_loss
-from verl_ext.losses import high_entropy, kl, steer, tepo
+from verl_ext.hyper import Checked, flag, hyper, hyper_of, number, one_of, optional, text
+from verl_ext.losses import (
+    dcpo_loss,
+    espo,
+    espo_loss,
+    high_entropy_loss,
+    sspo_loss,
+    steer,
+    steer_loss,
+    tepo_loss,
+)
 from verl_ext.rollout import source
 
 # A configuration that names a class of this module must not depend on verl's plugin discovery, which can be switched
@@ -55,25 +71,16 @@ class ESPOLossConfig(MethodConfig):
     method: ClassVar[str] = "espo"
 
     loss_mode: str = "espo"
-    grouping: str = hyper("quantile", one_of(*espo_loss.GROUPINGS))
-    entropy_quantiles: list[float] = hyper([0.8], ascending(above=0, below=1))  # noqa: RUF009
-    entropy_thresholds: list[float] = hyper([], ascending(above=0))  # noqa: RUF009
-    token_ratio: str = hyper("detached", one_of(*espo_loss.TOKEN_RATIOS))
-    clip: str = hyper("adaptive", one_of(*espo_loss.CLIPS))
-    alpha: float = hyper(0.1, number(least=0))
+    grouping: str = hyper_of(espo_loss, "grouping")
+    entropy_quantiles: list[float] = hyper_of(espo_loss, "entropy_quantiles")  # noqa: RUF009
+    entropy_thresholds: list[float] = hyper_of(espo_loss, "entropy_thresholds")  # noqa: RUF009
+    token_ratio: str = hyper_of(espo_loss, "token_ratio")
+    clip: str = hyper_of(espo_loss, "clip")
+    alpha: float = hyper_of(espo_loss, "alpha")
 
     @classmethod
     def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
-        faults = super()._contradictions(values)
-        grouping, thresholds = values.get("grouping"), values.get("entropy_thresholds")
-        if grouping == "quantile" and not values.get("entropy_quantiles", True):
-            faults.append("grouping=quantile needs at least one number in entropy_quantiles")
-        if grouping == "threshold" and thresholds is not None and not thresholds:
-            faults.append("grouping=threshold needs at least one number, in nats, in entropy_thresholds")
-        if grouping in ("quantile", "sequence", "token") and thresholds:
-            unread = f"entropy_thresholds is not read with grouping={grouping}"
-            faults.append(f"{unread}; set grouping=threshold")
-        return faults
+        return [*super()._contradictions(values), *espo.contradictions(values)]
 
 
 @dataclass
@@ -92,10 +99,10 @@ class SSPOLossConfig(MethodConfig):
 
     loss_mode: str = "sspo"
     delimiter: str = hyper("\n\n", text())
-    entropy_clip: bool = hyper(True, flag())
-    alpha: float = hyper(0.0, number(least=0))
-    beta: float = hyper(0.8, number(least=0, most=1))
-    gamma: float = hyper(1.75, number(least=1))
+    entropy_clip: bool = hyper_of(sspo_loss, "entropy_clip")
+    alpha: float = hyper_of(sspo_loss, "alpha")
+    beta: float = hyper_of(sspo_loss, "beta")
+    gamma: float = hyper_of(sspo_loss, "gamma")
 
 
 @dataclass
@@ -114,12 +121,12 @@ class TEPOLossConfig(MethodConfig):
     method: ClassVar[str] = "tepo"
 
     loss_mode: str = "tepo"
-    ratio: str = hyper("sequence", one_of(*tepo.RATIOS))
-    clip: str = hyper("printed", one_of(*tepo.CLIPS))
-    kl_mask: str = hyper("pos_adv_entropy_down", one_of(*tepo.KL_MASKS))
-    entropy_tol: float = hyper(0.0, number(least=0))
-    kl_coef: float = hyper(0.001, number(least=0))
-    kl_type: str = hyper("low_var_kl", one_of(*kl.KL_TYPES))
+    ratio: str = hyper_of(tepo_loss, "ratio")
+    clip: str = hyper_of(tepo_loss, "clip")
+    kl_mask: str = hyper_of(tepo_loss, "kl_mask")
+    entropy_tol: float = hyper_of(tepo_loss, "entropy_tol")
+    kl_coef: float = hyper_of(tepo_loss, "kl_coef")
+    kl_type: str = hyper_of(tepo_loss, "kl_type")
 
 
 @dataclass
@@ -136,20 +143,14 @@ class STEERLossConfig(MethodConfig):
     method: ClassVar[str] = "steer"
 
     loss_mode: str = "steer"
-    mapping: str = hyper("exponential", one_of(*steer.MAPPINGS))
-    scope: str = hyper("row", one_of(*steer.SCOPES))
-    w_min: float = hyper(0.8, number(above=0))
-    w_max: float = hyper(1.0, number(above=0))
+    mapping: str = hyper_of(steer_loss, "mapping")
+    scope: str = hyper_of(steer_loss, "scope")
+    w_min: float = hyper_of(steer_loss, "w_min")
+    w_max: float = hyper_of(steer_loss, "w_max")
 
     @classmethod
     def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
-        faults = super()._contradictions(values)
-        least, greatest = values.get("w_min"), values.get("w_max")
-        if least is not None and greatest is not None and least > greatest:
-            faults.append(f"w_min={least:g} must be <= w_max={greatest:g}")
-        if least is not None and least > 1 and values.get("mapping") == "exponential":
-            faults.append(f"w_min={least:g} must be <= 1 with mapping=exponential")
-        return faults
+        return [*super()._contradictions(values), *steer.contradictions(values)]
 
 
 @dataclass
@@ -163,7 +164,7 @@ class DCPOLossConfig(MethodConfig):
     method: ClassVar[str] = "dcpo"
 
     loss_mode: str = "dcpo"
-    r_max: float = hyper(10.0, number(above=1))
+    r_max: float = hyper_of(dcpo_loss, "r_max")
 
 
 @dataclass
@@ -178,8 +179,8 @@ class HighEntropyLossConfig(MethodConfig):
     method: ClassVar[str] = "high_entropy"
 
     loss_mode: str = "high_entropy"
-    rho: float = hyper(0.2, number(above=0, most=1))
-    scope: str = hyper("row", one_of(*high_entropy.SCOPES))
+    rho: float = hyper_of(high_entropy_loss, "rho")
+    scope: str = hyper_of(high_entropy_loss, "scope")
 
 
 @dataclass
@@ -203,7 +204,7 @@ class ESPOAdvantageConfig(Checked):
     method: ClassVar[str] = "espo"
     where: ClassVar[str] = "algorithm.espo"
 
-    failed: str = hyper("unverified", one_of(*espo_advantage.FAILED))
+    failed: str = hyper_of(espo_advantage, "failed")
 
 
 @dataclass
@@ -222,12 +223,12 @@ class ERPOAdvantageConfig(Checked):
     method: ClassVar[str] = "erpo"
     where: ClassVar[str] = "algorithm.erpo"
 
-    beta_progress: float = hyper(1.0, number(least=0))
-    gamma: float = hyper(1.0, number(least=0))
-    num_buckets: int = hyper(10, integer(least=1))
-    eta: float = hyper(0.1, number(least=0))
-    sigma_target: float = hyper(1.0, number(least=0))
-    delta: float = hyper(1e-6, number(above=0))
+    beta_progress: float = hyper_of(erpo_advantage, "beta_progress")
+    gamma: float = hyper_of(erpo_advantage, "gamma")
+    num_buckets: int = hyper_of(erpo_advantage, "num_buckets")
+    eta: float = hyper_of(erpo_advantage, "eta")
+    sigma_target: float = hyper_of(erpo_advantage, "sigma_target")
+    delta: float = hyper_of(erpo_advantage, "delta")
 
 
 @dataclass
@@ -242,8 +243,8 @@ class EntropyBonusAdvantageConfig(Checked):
     method: ClassVar[str] = "entropy_bonus"
     where: ClassVar[str] = "algorithm.entropy_bonus"
 
-    scale: float = hyper(0.4, number(least=0))
-    kappa: float = hyper(2.0, number(above=0))
+    scale: float = hyper_of(entropy_bonus_advantage, "scale")
+    kappa: float = hyper_of(entropy_bonus_advantage, "kappa")
 
 
 @dataclass
@@ -255,16 +256,13 @@ class EntropyShapedConfig(Checked):
         scope: entropies are compared within each `prompt` or over the whole `batch`.
     """
 
-    entropy_low: float = hyper(0.2, number(least=0))
-    entropy_high: float = hyper(0.28, number(least=0))
-    scope: str = hyper("prompt", one_of(*gtpo.SCOPES))
+    entropy_low: float = hyper_of(gtpo_advantage, "entropy_low")
+    entropy_high: float = hyper_of(gtpo_advantage, "entropy_high")
+    scope: str = hyper_of(gtpo_advantage, "scope")
 
     @classmethod
     def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
-        low, high = values.get("entropy_low"), values.get("entropy_high")
-        if low is not None and high is not None and low > high:
-            return [f"entropy_low={low:g} must be <= entropy_high={high:g}"]
-        return []
+        return gtpo.contradictions(values)
 
 
 @dataclass
@@ -280,9 +278,9 @@ class GTPOAdvantageConfig(EntropyShapedConfig):
     method: ClassVar[str] = "gtpo"
     where: ClassVar[str] = "algorithm.gtpo"
 
-    alpha1: float = hyper(1.0, number(least=0))
-    alpha2: float = hyper(0.1, number(least=0))
-    normalise_over: str = hyper("all", one_of(*gtpo.NORMALISERS))
+    alpha1: float = hyper_of(gtpo_advantage, "alpha1")
+    alpha2: float = hyper_of(gtpo_advantage, "alpha2")
+    normalise_over: str = hyper_of(gtpo_advantage, "normalise_over")
 
 
 @dataclass
@@ -297,8 +295,8 @@ class GRPOSAdvantageConfig(EntropyShapedConfig):
     method: ClassVar[str] = "grpo_s"
     where: ClassVar[str] = "algorithm.grpo_s"
 
-    beta1: float = hyper(1.0, number(least=0))
-    beta2: float = hyper(0.1, number(least=0))
+    beta1: float = hyper_of(grpo_s_advantage, "beta1")
+    beta2: float = hyper_of(grpo_s_advantage, "beta2")
 
 
 @dataclass

@@ -9,14 +9,18 @@ Shapes: B rows, T tokens, K groups.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from verl_ext.hyper import ascending, check_call
 
-def entropy_groups(entropy: Tensor, response_mask: Tensor, quantiles: Sequence[float]) -> Tensor:
+
+def entropy_groups(
+    entropy: Tensor, response_mask: Tensor, quantiles: Annotated[Sequence[float], ascending(above=0, below=1)]
+) -> Tensor:
     """Groups of similar entropy, cut at quantiles of each row.
 
     The n valid tokens of a row are sorted by (entropy, position), ascending. The token of 0-based rank r
@@ -42,10 +46,8 @@ def entropy_groups(entropy: Tensor, response_mask: Tensor, quantiles: Sequence[f
         >>> entropy_groups(entropy, torch.tensor([[1, 1, 1, 1, 1, 0]]), [0.8]).tolist()
         [[0, 1, 0, 0, 0, -1]]
     """
+    check_call(entropy_groups, locals())
     check_same_shape(entropy=entropy, response_mask=response_mask)
-    cuts = list(quantiles)
-    if any(not 0 < q < 1 for q in cuts) or any(a >= b for a, b in itertools.pairwise(cuts)):
-        raise ValueError(f"quantiles must ascend strictly between 0 and 1, not {cuts}")
     mask = response_mask.bool()
     # Invalid tokens sort to the end; the rank of a valid token is then its rank among the valid ones.
     order = entropy.detach().masked_fill(~mask, torch.inf).sort(dim=-1, stable=True).indices
@@ -54,22 +56,28 @@ def entropy_groups(entropy: Tensor, response_mask: Tensor, quantiles: Sequence[f
     # float64: in float32 the product rounds up to the next half for some lengths and moves the cut.
     length = mask.sum(dim=-1, keepdim=True).double()
     groups = torch.zeros_like(rank)
-    for q in cuts:
+    for q in quantiles:
         groups += rank >= torch.floor(q * length + 0.5)
     return groups.masked_fill(~mask, -1)
 
 
-def threshold_groups(entropy: Tensor, response_mask: Tensor, thresholds: Sequence[float]) -> Tensor:
+def threshold_groups(
+    entropy: Tensor, response_mask: Tensor, thresholds: Annotated[Sequence[float], ascending(above=0)]
+) -> Tensor:
     """Groups cut at fixed entropies: `#{k : entropy >= h_k}`, thresholds h_k in nats; -1 outside the mask.
 
     Args:
         entropy: [B, T] float, nats; ignored where the mask is 0.
         response_mask: [B, T] bool or 0/1.
-        thresholds: nats.
+        thresholds: nats, ascending, each above 0.
 
     Returns:
         [B, T] long, ids 0..len(thresholds), -1 where the mask is 0.
+
+    Raises:
+        ValueError: shapes differ, or the thresholds are not ascending numbers above 0.
     """
+    check_call(threshold_groups, locals())
     check_same_shape(entropy=entropy, response_mask=response_mask)
     groups = torch.zeros(entropy.shape, dtype=torch.long, device=entropy.device)
     for threshold in thresholds:
@@ -194,6 +202,33 @@ class Groups:
         for factor, column in zip(self._factors[1:], columns[1:], strict=True):
             total.addcmul_(factor, column)
         return total
+
+
+# Rounding takes an entropy below 0, by tenths of a nat where logits are in bfloat16. What is further below is none.
+LEAST_ENTROPY = -0.5
+
+
+def impossible_entropies(response_mask: Tensor, **tensors: Tensor | None) -> Tensor:
+    """How many valid tokens have an entropy far below 0; [], on the device, so that nothing waits for it.
+
+    Args:
+        response_mask: [B, T] bool or 0/1.
+        **tensors: [B, T] or None; those whose name ends in `entropy` are looked at.
+    """
+    mask, count = response_mask.bool(), torch.zeros((), dtype=torch.long, device=response_mask.device)
+    for name, values in tensors.items():
+        if values is not None and name.endswith("entropy"):
+            count = count + ((values < LEAST_ENTROPY) & mask).count_nonzero()
+    return count
+
+
+def refuse_impossible(count: float) -> None:
+    """Raise ValueError where `impossible_entropies` found any."""
+    if count:
+        raise ValueError(
+            f"{count:.0f} valid tokens have an entropy below {LEAST_ENTROPY:g} nats; an entropy is never negative, so "
+            "these are none (log-probabilities, or of another sign), or the mask is not theirs"
+        )
 
 
 def check_same_shape(**tensors: Tensor | None) -> None:

@@ -1,17 +1,22 @@
 """How a method's hyper-parameters are declared and checked.
 
-A class of hyper-parameters is a dataclass with the mixin `Checked` whose fields are made with
+A method's signature is the source: a parameter `alpha: Annotated[float, number(least=0)] = 0.02` says type, range and
+default. The function checks its own call with `check_call`; its class of hyper-parameters, a dataclass with the mixin
+`Checked`, takes each field from there with `hyper_of(function, name)`. What no function takes is a field made with
 `hyper(default, check)`. Unknown keys, values out of range and contradictions between keys are collected and raised
 together. The classes themselves are in verl_ext.config.
 """
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 
 class Unfit(Exception):
@@ -72,7 +77,7 @@ def flag() -> Check:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)  # numpy's scalars are Real too
 
 
 def number(least: float = -math.inf, most: float = math.inf, above: float = -math.inf) -> Check:
@@ -92,9 +97,9 @@ def integer(least: int) -> Check:
     """A whole number, x >= least."""
 
     def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
             raise Unfit
-        return value
+        return int(value)
 
     return Check(f"a whole number >= {least}", parse)
 
@@ -134,6 +139,57 @@ def hyper(default: Any, check: Check) -> Any:
     return field(default=default, metadata={"check": check})
 
 
+def hyper_of(function: Callable[..., Any], name: str) -> Any:
+    """A dataclass field with the default and the check of a function's parameter."""
+    default = inspect.signature(function).parameters[name].default
+    return hyper(list(default) if isinstance(default, tuple) else default, checks_of(function)[name])
+
+
+@functools.cache
+def checks_of(function: Callable[..., Any]) -> dict[str, Check]:
+    """The checks with which a function's parameters are `Annotated`."""
+    return {
+        name: check
+        for name, hint in get_type_hints(function, include_extras=True).items()
+        for check in getattr(hint, "__metadata__", ())
+        if isinstance(check, Check)
+    }
+
+
+def check_call(
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    contradictions: Callable[[Mapping[str, Any]], Iterable[str]] = lambda values: (),
+) -> None:
+    """Refuse arguments that the configuration would refuse; the first line of a public function.
+
+    Args:
+        function: its annotated parameters have the checks.
+        arguments: `locals()`; what has no check is not looked at.
+        contradictions: values that are each fine -> faults between them.
+
+    Raises:
+        ValueError: all faults at once.
+    """
+    checks = checks_of(function)
+    bad = out_of_range(checks, arguments)
+    sound = {name: arguments[name] for name in checks if name in arguments and name not in bad}
+    if faults := [*bad.values(), *contradictions(sound)]:
+        raise ValueError(f"{function.__name__}: {'; '.join(faults)}")
+
+
+def out_of_range(checks: Mapping[str, Check], given: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> fault, for the values that their check refuses."""
+    faults = {}
+    for name, check in checks.items():
+        if name in given:
+            try:
+                check(given[name])
+            except ValueError as fault:
+                faults[name] = f"{name}={given[name]!r} {fault}"
+    return faults
+
+
 class Checked:
     """Mixin of the dataclasses below: checks every key before the instance exists.
 
@@ -147,7 +203,7 @@ class Checked:
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
         given = {**dict(zip(known, args, strict=False)), **kwargs}
-        bad = cls._out_of_range(given)
+        bad = out_of_range({spec.name: spec.metadata["check"] for spec in cls._hypers()}, given)
         sound = {name: value for name, value in {**cls.defaults(), **given}.items() if name not in bad}
         faults = cls._unknown(given) + list(bad.values()) + cls._contradictions(sound)
         if faults:
@@ -198,17 +254,6 @@ class Checked:
                 close = close or difflib.get_close_matches(key, known, n=1)
                 reads = f"{cls.method} reads {', '.join(cls.names())}"
                 faults.append(f"unknown key '{key}'; " + (f"did you mean '{close[0]}'?" if close else reads))
-        return faults
-
-    @classmethod
-    def _out_of_range(cls, given: Mapping[str, Any]) -> dict[str, str]:
-        faults = {}
-        for spec in cls._hypers():
-            if spec.name in given:
-                try:
-                    spec.metadata["check"](given[spec.name])
-                except ValueError as fault:
-                    faults[spec.name] = f"{spec.name}={given[spec.name]!r} {fault}"
         return faults
 
     @classmethod

@@ -19,6 +19,7 @@ from verl_ext.advantages.erpo import erpo_advantage
 from verl_ext.advantages.espo import espo_advantage
 from verl_ext.advantages.gtpo import grpo_s_advantage, gtpo_advantage
 from verl_ext.context import current_context, require
+from verl_ext.hyper import checks_of, out_of_range
 from verl_ext.losses import dcpo, espo, grpo_s, high_entropy, sspo, steer, tepo
 from verl_ext.losses.common import GlobalBatch
 
@@ -127,6 +128,11 @@ class PolicyLoss(Method):
         low, high = clip_range(actor)
         found = {"clip_ratio_low": low, "clip_ratio_high": high}
         return {name: found[name] if name in found else actor.get(name) for name in self.settings}
+
+    def setting_faults(self, actor: Any) -> list[str]:
+        """Values of `settings` in verl's actor configuration that the implementation would refuse."""
+        faults = out_of_range(checks_of(self.implementation), self.settings_of(actor))
+        return [f"actor_rollout_ref.actor.{fault}" for fault in faults.values()]
 
     def check_aggregation(self, loss_agg_mode: str) -> None:
         """ValueError where the method has no meaning under this aggregation."""

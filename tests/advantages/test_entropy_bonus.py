@@ -129,7 +129,7 @@ def test_half_precision_entropies_are_computed_in_full() -> None:
 
 
 def test_faults() -> None:
-    with pytest.raises(ValueError, match="kappa=0 must be above 0"):
+    with pytest.raises(ValueError, match="kappa=0 must be a finite number > 0"):
         two_rows([[0.0], [0.0]], kappa=0)
     with pytest.raises(ValueError, match=r"'old_entropy': \(2, 2\)"):
         entropy_bonus_advantage(torch.ones(2, 3), torch.ones(2, 3), [0, 0], old_entropy=torch.ones(2, 2))

@@ -421,7 +421,7 @@ def test_no_rows_or_no_tokens(shape: tuple[int, int]) -> None:
 
 def test_faults() -> None:
     case = golden()
-    with pytest.raises(ValueError, match=r"num_buckets=0 must be at least 1; delta=0.0 must be above 0"):
+    with pytest.raises(ValueError, match=r"num_buckets=0 must be a whole .* 1; delta=0.0 must be a finite number > 0"):
         case.run(num_buckets=0, delta=0.0)
     with pytest.raises(ValueError, match="2 rows of rewards, but 1 prompt ids"):
         replace(case, index=[0]).run()

@@ -115,7 +115,7 @@ def test_no_rows() -> None:
 
 def test_faults() -> None:
     matrix, mask = outcome([1.0, 0.0])
-    with pytest.raises(ValueError, match="failed='wrong' is not one of unverified, incorrect"):
+    with pytest.raises(ValueError, match="espo_advantage: failed='wrong' must be one of unverified, incorrect"):
         espo_advantage(matrix, mask, ["a", "a"], verified=torch.ones(2), failed="wrong")
     with pytest.raises(ValueError, match="2 rows of rewards, but 1 prompt ids"):
         espo_advantage(matrix, mask, ["a"], verified=torch.ones(2))

@@ -253,7 +253,7 @@ def test_dtype_is_float32_at_least(estimator: Any) -> None:
 def test_faults(estimator: Any) -> None:
     rewards, mask = outcome([1.0, 0.0], 3), torch.ones(2, 3)
     name = estimator.__name__.removesuffix("_advantage")
-    with pytest.raises(ValueError, match=f"{name} advantage: scope='all' is not one of prompt, batch"):
+    with pytest.raises(ValueError, match=f"{name}_advantage: scope='all' must be one of prompt, batch"):
         estimator(rewards, mask, ["a", "a"], old_entropy=mask, scope="all")
     with pytest.raises(ValueError, match="2 rows of rewards, but 1 prompt ids"):
         estimator(rewards, mask, ["a"], old_entropy=mask)

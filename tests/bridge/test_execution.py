@@ -36,7 +36,7 @@ def test_identity_names_loss_function_hyper_parameters_and_version() -> None:
     what = identity(actor("espo"))
     assert what["loss"] == "espo"
     assert what["function"] == "verl_ext.losses.espo.espo_loss"
-    assert what["hyper_parameters"]["alpha"] == 0.1
+    assert what["hyper_parameters"]["alpha"] == 0.02
     assert what["hyper_parameters"]["loss_agg_mode"] == "seq-mean-token-mean"
     assert what["verl_ext"]
     json.dumps(what)
@@ -71,7 +71,7 @@ def test_other_hyper_parameters_in_the_workers_end_the_run(config: DictConfig) -
     other = compose("+backend=cpu", "+algo=espo", "+actor_rollout_ref.actor.policy_loss.alpha=0.2")
     with pytest.raises(ExecutionMismatchError, match="another policy loss") as caught:
         compare({CHECKSUM_METRIC: ran(other)}, config)
-    assert "'alpha': 0.1" in str(caught.value)
+    assert "'alpha': 0.02" in str(caught.value)
 
 
 def test_a_replaced_registry_entry_in_the_workers_ends_the_run(

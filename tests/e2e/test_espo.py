@@ -38,7 +38,7 @@ def test_the_loss_that_ran_is_espo(finished) -> None:
     (line,) = finished.executions
     assert line["loss"] == "espo"
     assert line["entropy_source"] == "actor"
-    assert line["hyper_parameters"]["alpha"] == 0.1
+    assert line["hyper_parameters"]["alpha"] == 0.02
     assert line["hyper_parameters"]["loss_agg_mode"] == "seq-mean-token-mean"
     assert line["function"] == "verl_ext.losses.espo.espo_loss"
     assert line["on_policy_ratio_noise"] is None or line["on_policy_ratio_noise"] < 1e-4

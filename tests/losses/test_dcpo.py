@@ -142,5 +142,5 @@ def test_no_gradient_into_the_old_policy() -> None:
 
 
 def test_faults() -> None:
-    with pytest.raises(ValueError, match="dcpo: loss_agg_mode='mean' is not one of token-mean"):
+    with pytest.raises(ValueError, match="dcpo_loss: loss_agg_mode='mean' must be one of token-mean"):
         run(random_batch(0, 2, 3, drift=0.1), loss_agg_mode="mean")

@@ -89,5 +89,5 @@ def test_huge_ratios_stay_finite(change: float) -> None:
 
 
 def test_another_aggregation_is_refused() -> None:
-    with pytest.raises(ValueError, match="grpo_s: loss_agg_mode='token-mean' is not one of seq-mean-token-mean"):
+    with pytest.raises(ValueError, match="grpo_s_loss: loss_agg_mode='token-mean' must be one of seq-mean-token-mean"):
         run(random_batch(0, 2, 3, drift=0.1), loss_agg_mode="token-mean")

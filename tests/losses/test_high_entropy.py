@@ -71,7 +71,7 @@ def test_the_controller_computes_nothing_for_a_row() -> None:
 
 
 def test_needs_follow_the_options() -> None:
-    assert token_data() == ("entropy",)
+    assert token_data(0.2, "row") == ("entropy",)
     assert token_data(0.2, "batch") == ("group_ids",)
     assert token_data(1.0, "row") == token_data(1.0, "batch") == ()
 

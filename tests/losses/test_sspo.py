@@ -423,7 +423,7 @@ def test_faults_say_what_and_what_instead(options: Any, words: list[str]) -> Non
 
 
 def test_needs_follow_the_options() -> None:
-    assert token_data() == token_data(entropy_clip=True) == ("segment_ids", "old_entropy")
+    assert token_data(entropy_clip=True) == ("segment_ids", "old_entropy")
     assert token_data(entropy_clip=False) == ("segment_ids",)
 
 

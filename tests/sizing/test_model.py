@@ -47,6 +47,7 @@ def test_qwen3_30b_a3b_by_hand() -> None:
         ("Qwen/Qwen2.5-1.5B", 1_543_714_304),
         ("Qwen/Qwen2.5-3B", 3_085_938_688),
         ("Qwen/Qwen2.5-Math-7B", 7_615_616_512),
+        ("Qwen/Qwen3-4B-Base", 4_022_468_096),
         ("Qwen/Qwen3-14B", 14_768_307_200),
         ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", 8_030_261_248),
         ("mistralai/Mistral-7B-Instruct-v0.2", 7_241_732_096),

@@ -119,7 +119,7 @@ def test_accuracies_and_their_differences() -> None:
     results = [made.result("espo", seed, accuracy=(0.4, 0.5, 0.66 + 0.04 * seed)) for seed in (1, 2, 3)]
     results += [made.result("gspo", seed, accuracy=(0.4, 0.5, 0.56 + 0.04 * seed)) for seed in (1, 2, 3)]
     text = page.render(study(), results)
-    assert "| ESPO | 40.0 [40.0, 40.0] | 74.0 [64.1, 83.9] | 3 | +10.0 [+10.0, +10.0] |" in text
+    assert "| ESPO, alpha 0.1 | 40.0 [40.0, 40.0] | 74.0 [64.1, 83.9] | 3 | +10.0 [+10.0, +10.0] |" in text
 
 
 def test_steps_to_the_other_methods_score() -> None:
@@ -130,7 +130,7 @@ def test_steps_to_the_other_methods_score() -> None:
     marks = {"gspo": found["tiny_dense", "gspo"]}
     table = tables.steps_table(study(), [found["tiny_dense", "espo"], marks["gspo"]], marks)
     # The mean curve is 0.4, 0.5, 0.6 and there at step 6; seed 1 at step 3, seed 2 never.
-    assert list(table.rows) == [["ESPO", "6.0 (3.0, not reached)"], ["GSPO, 3e-4 and 4e-4", ""]]
+    assert list(table.rows) == [["ESPO, alpha 0.1", "6.0 (3.0, not reached)"], ["GSPO, 3e-4 and 4e-4", ""]]
 
 
 def test_intervals_of_shares_end_where_shares_do() -> None:
@@ -143,6 +143,43 @@ def test_intervals_of_shares_end_where_shares_do() -> None:
 def test_a_run_with_other_arguments_is_named() -> None:
     changed = [made.result("espo", 1, arguments=["algo=espo", "something=else"])]
     assert "should be repeated: tiny_dense/espo-seed1." in page.render(study(), changed)
+
+
+def test_a_run_may_lack_what_went_without_saying_when_it_was_made() -> None:
+    cell = next(cell for cell in study().compared() if cell.name == "tiny_dense/espo-seed1")
+    (implied,) = cell.method.implied
+    assert implied in cell.arguments()
+    without = [argument for argument in cell.arguments() if argument != implied]
+    for arguments, repeated in (
+        (without, False),
+        ([*without, implied.replace("0.1", "0.02")], True),
+        (without[1:], True),
+    ):
+        text = page.render(study(), [made.result("espo", 1, arguments=arguments)])
+        assert ("should be repeated" in text) == repeated, arguments
+
+
+def test_how_alike_the_methods_of_one_seed_are_is_counted() -> None:
+    # Each seed adds as much to every method: all that varies is the seed. In the other study nothing is the seed's.
+    alike = [
+        made.result(name, seed, accuracy=(0.4, 0.5, 0.5 + seed / 10)) for name in ("espo", "gspo") for seed in (1, 2, 3)
+    ]
+    assert "of one seed is 1.00 on `tiny_dense`: pairing" in " ".join(page.render(study(), alike).split())
+    apart = [
+        made.result(name, seed, accuracy=(0.4, 0.5, last))
+        for name, last in (("espo", 0.5), ("gspo", 0.7))
+        for seed in (1, 2, 3)
+    ]
+    assert "of one seed is -1.00 on" in " ".join(page.render(study(), apart).split())
+    assert "intra-class" not in page.render(study(), alike[:3])
+
+
+def test_what_holds_by_construction_is_named() -> None:
+    results = [
+        made.result(name, seed, clip_high=high) for name, high in (("tepo", 0.0), ("grpo", 0.1)) for seed in (1, 2, 3)
+    ]
+    (number,) = (place for place, claim in enumerate(CLAIMS, 1) if claim.key == "tepo-clips-grpo")
+    assert f"1 (claim {number}) hold almost by construction" in page.render(study(), results)
 
 
 def test_results_that_the_study_does_not_compare_are_left_out() -> None:

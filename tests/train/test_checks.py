@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.train import check, compose
+from verl_ext.train import check, compose, notes
 from verl_ext.train.checks import examine
 from verl_ext.train.fitness import layout
 
@@ -173,6 +174,25 @@ def test_gspo_with_a_range_for_tokens_is_a_note() -> None:
     assert findings.faults == []
     assert any("gspo" in note and "3e-4" in note for note in findings.notes)
     assert not any("gspo" in note for note in examine(config("gspo", "fsdp")).notes)
+
+
+def test_espos_alpha_left_to_its_default_is_a_note() -> None:
+    loss = f"{ACTOR}.policy_loss"
+
+    def told(algo: str, **given: Any) -> list[str]:
+        return [note for note in notes.notes(config(algo, "fsdp", **given)) if "alpha is not given" in note]
+
+    (note,) = told("espo")
+    assert "default of 0.02" in note
+    assert "was 0.1" in note
+    for given in ({f"{loss}.alpha": 0.02}, {f"{loss}.clip": "fixed"}):
+        assert told("espo", **given) == []
+    assert told("sspo") == []
+
+
+def test_gmpos_mean_over_micro_batches_is_a_note() -> None:
+    assert any("geo_mean" in note for note in notes.notes(config("gmpo", "fsdp")))
+    assert not any("geo_mean" in note for note in notes.notes(config("gspo", "fsdp")))
 
 
 def test_absent_data_is_a_note(tmp_path) -> None:  # type: ignore[no-untyped-def]

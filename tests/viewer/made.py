@@ -172,7 +172,11 @@ def columns_of(
         "clipped_high": (clipped & (given > 0)).to(torch.int8),
         "loss_weight": -new.grad,
     }
-    found |= {"segment_ids": segments} if method == "sspo" else {"group_ids": make_group_ids(entropy, mask)}
+    found |= (
+        {"segment_ids": segments}
+        if method == "sspo"
+        else {"group_ids": make_group_ids(entropy, mask, "quantile", [0.8], [])}
+    )
     rows = {
         name: [row[:length].numpy() for row, length in zip(values.expand(mask.shape), lengths, strict=True)]
         for name, values in found.items()

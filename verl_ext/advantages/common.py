@@ -60,10 +60,10 @@ def read_rows(
         token_level_rewards: [B, T].
         response_mask: [B, T] bool or 0/1.
         index: B hashable prompt ids; rows with equal ids are compared with each other.
-        **per_token: further [B, T] tensors, whose shape is checked.
+        **per_token: further [B, T] tensors, whose shape is checked, and of entropies that none is far below 0.
 
     Raises:
-        ValueError: shapes differ, or the number of prompt ids is not B.
+        ValueError: shapes differ, the number of prompt ids is not B, or an entropy is far below 0.
     """
     grp.check_same_shape(token_level_rewards=token_level_rewards, response_mask=response_mask, **per_token)
     prompts = _number_prompts(index)
@@ -71,6 +71,7 @@ def read_rows(
     if len(prompts) != rows:
         raise ValueError(f"{method} advantage: {rows} rows of rewards, but {len(prompts)} prompt ids")
     mask = response_mask.bool()
+    grp.refuse_impossible(grp.impossible_entropies(mask, **per_token).item())
     dtype = torch.promote_types(token_level_rewards.dtype, torch.float32)
     rewards = token_level_rewards.detach().to(dtype).sum(dim=-1)
     ids = torch.tensor(prompts, dtype=torch.long, device=rewards.device).masked_fill(~mask.any(dim=-1), -1)

@@ -9,11 +9,13 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from verl_ext.advantages.common import read_rows
+from verl_ext.hyper import check_call, number
 
 
 def entropy_bonus_advantage(
@@ -22,8 +24,8 @@ def entropy_bonus_advantage(
     index: Iterable[object],
     *,
     old_entropy: Tensor,
-    scale: float = 0.4,
-    kappa: float = 2.0,
+    scale: Annotated[float, number(least=0)] = 0.4,
+    kappa: Annotated[float, number(above=0)] = 2.0,
 ) -> tuple[Tensor, Tensor]:
     """GRPO's advantage plus a bounded multiple of the token's entropy.
 
@@ -46,7 +48,8 @@ def entropy_bonus_advantage(
         advantages and returns, the same tensor [B, T], 0 outside the mask, without gradient.
 
     Raises:
-        ValueError: shapes differ, the number of prompt ids is not B, or kappa is not above 0.
+        ValueError: shapes differ, the number of prompt ids is not B, an option is out of its range, or entropies are
+            far below 0.
 
     Example:
         >>> import torch
@@ -55,8 +58,7 @@ def entropy_bonus_advantage(
         >>> [[round(x, 3) for x in row] for row in advantages.tolist()]  # A = +-0.707, the bonus at most 0.354
         [[0.707, 0.907], [-0.507, -0.354]]
     """
-    if not kappa > 0:
-        raise ValueError(f"entropy_bonus advantage: kappa={kappa} must be above 0")
+    check_call(entropy_bonus_advantage, locals())
     rows = read_rows("entropy_bonus", token_level_rewards, response_mask, index, old_entropy=old_entropy)
     outcome = rows.outcome_advantages().unsqueeze(-1)
     bonus = torch.minimum(scale * rows.keep(old_entropy), outcome.abs() / kappa)

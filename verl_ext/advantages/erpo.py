@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from verl_ext.advantages.blocks import Block, blocks
 from verl_ext.advantages.common import read_rows
+from verl_ext.hyper import check_call, integer, number
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,12 @@ def erpo_advantage(
     old_entropy: Tensor,
     old_log_prob: Tensor,
     ref_log_prob: Tensor,
-    beta_progress: float = 1.0,
-    gamma: float = 1.0,
-    num_buckets: int = 10,
-    eta: float = 0.1,
-    sigma_target: float = 1.0,
-    delta: float = 1e-6,
+    beta_progress: Annotated[float, number(least=0)] = 1.0,
+    gamma: Annotated[float, number(least=0)] = 1.0,
+    num_buckets: Annotated[int, integer(least=1)] = 10,
+    eta: Annotated[float, number(least=0)] = 0.1,
+    sigma_target: Annotated[float, number(least=0)] = 1.0,
+    delta: Annotated[float, number(above=0)] = 1e-6,
 ) -> tuple[Tensor, Tensor]:
     """GRPO's advantage plus ERPO's process signal, normalised over the tokens of each prompt.
 
@@ -81,7 +83,8 @@ def erpo_advantage(
         advantages and returns, the same tensor [B, T], 0 outside the mask, without gradient.
 
     Raises:
-        ValueError: shapes differ, the number of prompt ids is not B, or num_buckets or delta is out of range.
+        ValueError: shapes differ, the number of prompt ids is not B, an option is out of its range, or entropies are
+            far below 0.
 
     Example:
         >>> import torch
@@ -92,6 +95,7 @@ def erpo_advantage(
         >>> [[round(x, 2) for x in row] for row in advantages.tolist()]
         [[1.08, 0.9], [-1.17, -0.81]]
     """
+    check_call(erpo_advantage, locals())
     signal = _Signal(beta_progress, gamma, num_buckets, sigma_target, delta)
     data = {"old_entropy": old_entropy, "old_log_prob": old_log_prob, "ref_log_prob": ref_log_prob}
     rows = read_rows("erpo", token_level_rewards, response_mask, index, **data)
@@ -121,6 +125,7 @@ def process_signal(
     Raises:
         ValueError: as there.
     """
+    check_call(erpo_advantage, hyper)
     signal = _Signal(**hyper)  # type: ignore[arg-type]
     rows = read_rows("erpo", token_level_rewards, response_mask, index, **data)
     outcome = rows.outcome_advantages()
@@ -140,12 +145,6 @@ class _Signal:
     num_buckets: int
     sigma_target: float
     delta: float
-
-    def __post_init__(self) -> None:
-        faults = [f"num_buckets={self.num_buckets} must be at least 1"] * (self.num_buckets < 1)
-        faults += [f"delta={self.delta} must be above 0"] * (not self.delta > 0)
-        if faults:
-            raise ValueError(f"erpo advantage: {'; '.join(faults)}")
 
     def of(
         self, block: Block, old_entropy: Tensor, old_log_prob: Tensor, ref_log_prob: Tensor

@@ -8,11 +8,13 @@ Shapes: B rows, T tokens, K prompts.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from verl_ext.advantages.common import normalise_within, read_rows
+from verl_ext.hyper import check_call, one_of
 
 FAILED = ("unverified", "incorrect")
 
@@ -23,7 +25,7 @@ def espo_advantage(
     index: Iterable[object],
     *,
     verified: Tensor,
-    failed: str = "unverified",
+    failed: Annotated[str, one_of(*FAILED)] = "unverified",
 ) -> tuple[Tensor, Tensor]:
     """One advantage a row, normalised among the judged rows of its prompt.
 
@@ -59,8 +61,7 @@ def espo_advantage(
         >>> [round(x, 3) for x in advantages[:, 0].tolist()]  # mean 1/2, std sqrt(1/2)
         [0.707, -0.707, 0.0]
     """
-    if failed not in FAILED:
-        raise ValueError(f"espo advantage: failed={failed!r} is not one of {', '.join(FAILED)}")
+    check_call(espo_advantage, locals())
     rows = read_rows("espo", token_level_rewards, response_mask, index)
     judged = torch.as_tensor(verified, device=rows.mask.device).bool()
     if judged.shape != rows.rewards.shape:

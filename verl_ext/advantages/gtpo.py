@@ -9,16 +9,26 @@ Shapes: B rows, T tokens, K sets of rows that are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from verl_ext import grouping as grp
 from verl_ext.advantages.common import EPSILON, LEAST_SPREAD, Rows, normalise_within, read_rows
+from verl_ext.hyper import check_call, number, one_of
 
 SCOPES = ("prompt", "batch")
 NORMALISERS = ("all", "own")
+
+
+def contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Faults between hyper-parameters that are each in range."""
+    low, high = values.get("entropy_low"), values.get("entropy_high")
+    if low is not None and high is not None and low > high:
+        return [f"entropy_low={low:g} must be <= entropy_high={high:g}"]
+    return []
 
 
 def gtpo_advantage(
@@ -27,12 +37,12 @@ def gtpo_advantage(
     index: Iterable[object],
     *,
     old_entropy: Tensor,
-    alpha1: float = 1.0,
-    alpha2: float = 0.1,
-    entropy_low: float = 0.2,
-    entropy_high: float = 0.28,
-    scope: str = "prompt",
-    normalise_over: str = "all",
+    alpha1: Annotated[float, number(least=0)] = 1.0,
+    alpha2: Annotated[float, number(least=0)] = 0.1,
+    entropy_low: Annotated[float, number(least=0)] = 0.2,
+    entropy_high: Annotated[float, number(least=0)] = 0.28,
+    scope: Annotated[str, one_of(*SCOPES)] = "prompt",
+    normalise_over: Annotated[str, one_of(*NORMALISERS)] = "all",
 ) -> tuple[Tensor, Tensor]:
     """An advantage for each token, from its entropy beside that of other responses' tokens at the same place.
 
@@ -59,7 +69,8 @@ def gtpo_advantage(
         prompt whose rewards differ by no more than 1e-6.
 
     Raises:
-        ValueError: an unknown option, or a number of rows that differs between the arguments.
+        ValueError: an option out of its range, entropies far below 0, or a number of rows that differs between the
+            arguments.
 
     Example:
         >>> import torch
@@ -68,7 +79,7 @@ def gtpo_advantage(
         >>> [round(x, 3) for x in advantages[:, 0].tolist()]  # one row of each kind: +-1.1, beside zeros
         [1.0, -1.0]
     """
-    _check("gtpo", scope=(scope, SCOPES), normalise_over=(normalise_over, NORMALISERS))
+    check_call(gtpo_advantage, locals(), contradictions)
     with torch.no_grad():
         rows = read_rows("gtpo", token_level_rewards, response_mask, index, old_entropy=old_entropy)
         sets, count = _sets(rows, scope)
@@ -97,11 +108,11 @@ def grpo_s_advantage(
     index: Iterable[object],
     *,
     old_entropy: Tensor,
-    beta1: float = 1.0,
-    beta2: float = 0.1,
-    entropy_low: float = 0.2,
-    entropy_high: float = 0.28,
-    scope: str = "prompt",
+    beta1: Annotated[float, number(least=0)] = 1.0,
+    beta2: Annotated[float, number(least=0)] = 0.1,
+    entropy_low: Annotated[float, number(least=0)] = 0.2,
+    entropy_high: Annotated[float, number(least=0)] = 0.28,
+    scope: Annotated[str, one_of(*SCOPES)] = "prompt",
 ) -> tuple[Tensor, Tensor]:
     """An advantage for each row, from its mean entropy beside that of the prompt's other rows.
 
@@ -126,7 +137,8 @@ def grpo_s_advantage(
         prompt whose rewards differ by no more than 1e-6.
 
     Raises:
-        ValueError: an unknown option, or a number of rows that differs between the arguments.
+        ValueError: an option out of its range, entropies far below 0, or a number of rows that differs between the
+            arguments.
 
     Example:
         >>> import torch
@@ -135,7 +147,7 @@ def grpo_s_advantage(
         >>> [round(x, 3) for x in advantages[:, 0].tolist()]  # +-1.1 and std 2.2 / sqrt(2)
         [0.707, -0.707]
     """
-    _check("grpo_s", scope=(scope, SCOPES))
+    check_call(grpo_s_advantage, locals(), contradictions)
     with torch.no_grad():
         rows = read_rows("grpo_s", token_level_rewards, response_mask, index, old_entropy=old_entropy)
         sets, count = _sets(rows, scope)
@@ -150,14 +162,6 @@ def grpo_s_advantage(
         row_advantage = normalise_within(shaped, compared, rows.count).to(rows.rewards.dtype)
         advantages = torch.where(rows.mask, row_advantage.unsqueeze(-1), 0.0)
     return advantages, advantages
-
-
-def _check(method: str, **options: tuple[str, tuple[str, ...]]) -> None:
-    faults = [
-        f"{k}={value!r} is not one of {', '.join(known)}" for k, (value, known) in options.items() if value not in known
-    ]
-    if faults:
-        raise ValueError(f"{method} advantage: " + "; ".join(faults))
 
 
 def _sets(rows: Rows, scope: str) -> tuple[Tensor, int]:

@@ -123,6 +123,7 @@ def method_faults(config: Any, loss: str, estimator: str) -> list[str]:
         )
     users: dict[str, list[str]] = {}
     if method is not None:
+        found += method.setting_faults(actor)
         for field in needs(method, actor.policy_loss):
             users.setdefault(field, []).append(f"{loss} (loss)")
     if estimator in plugin.ESTIMATORS:

@@ -72,12 +72,14 @@ class Tokens:
         advantages: [B, T].
         mask: [B, T] bool.
         given: log_prob and old_log_prob as they came.
+        impossible: [], valid tokens with an entropy far below 0.
     """
 
     log_ratio: Tensor
     advantages: Tensor
     mask: Tensor
     given: tuple[Tensor, Tensor]
+    impossible: Tensor
 
     # Most losses need d alone, so these two are made anew whenever they are asked for.
     @property
@@ -115,18 +117,8 @@ def read_tokens(
     mask = response_mask.bool()
     dtype = compute_dtype(log_prob, old_log_prob, advantages)
     log_ratio = keep(log_prob.to(dtype) - old_log_prob.detach().to(dtype), mask, dtype)
-    return Tokens(log_ratio, keep(advantages.detach(), mask, dtype), mask, (log_prob, old_log_prob))
-
-
-def check_options(method: str, **options: tuple[object, tuple[str, ...]]) -> None:
-    """Raise ValueError unless each option's value is one of its names; `name=(value, names)`."""
-    faults = [
-        f"{name}={value!r} is not one of {', '.join(known)}"
-        for name, (value, known) in options.items()
-        if value not in known
-    ]
-    if faults:
-        raise ValueError(f"{method}: " + "; ".join(faults))
+    impossible = grp.impossible_entropies(mask, **others)
+    return Tokens(log_ratio, keep(advantages.detach(), mask, dtype), mask, (log_prob, old_log_prob), impossible)
 
 
 def check_given(method: str, needed: tuple[str, ...], **given: object) -> None:
@@ -210,8 +202,14 @@ def ppo_term(tokens: Tokens, lower: Tensor, upper: Tensor, clip_ratio_c: float) 
     return torch.where(dual, floor, term), {"low": clipped & negative, "high": clipped & ~negative, "dual": dual}
 
 
+# A count that travels with the metrics, so that checking it costs no transfer of its own.
+IMPOSSIBLE = "valid tokens with an entropy far below 0"
+
+
 def clip_metrics(tokens: Tokens, low: Tensor, high: Tensor, dual: Tensor | None = None) -> dict[str, Tensor]:
-    """verl's own three metrics, and the clipped share at either bound; shares are of the valid tokens.
+    """verl's own three metrics, the clipped share at either bound, and a count that `to_floats` checks and takes out.
+
+    Shares are of the valid tokens.
 
     Args:
         tokens: the loss's inputs.
@@ -227,6 +225,7 @@ def clip_metrics(tokens: Tokens, low: Tensor, high: Tensor, dual: Tensor | None 
         "actor/pg_clipfrac_lower": d.new_zeros(()) if dual is None else _total(dual) / valid,
         "actor/pg_clipfrac_low": at_low / valid,
         "actor/pg_clipfrac_high": at_high / valid,
+        IMPOSSIBLE: tokens.impossible,
     }
 
 
@@ -315,6 +314,12 @@ def _divide(total: Tensor, count: float | Tensor) -> Tensor:
 
 
 def to_floats(metrics: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scalars on the device -> plain floats, moved in one transfer."""
+    """Scalars on the device -> plain floats, moved in one transfer.
+
+    Raises:
+        ValueError: `clip_metrics` counted entropies far below 0.
+    """
     values = torch.stack([value.detach() for value in metrics.values()]).tolist()
-    return dict(zip(metrics, values, strict=True))
+    floats = dict(zip(metrics, values, strict=True))
+    grp.refuse_impossible(floats.pop(IMPOSSIBLE, 0))
+    return floats

@@ -8,8 +8,11 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor
 
+from verl_ext.hyper import check_call, number, one_of
 from verl_ext.losses import common
 
 AGGREGATIONS = common.AGGREGATIONS
@@ -23,10 +26,10 @@ def dcpo_loss(
     advantages: Tensor,
     response_mask: Tensor,
     *,
-    r_max: float = 10.0,
-    clip_ratio_low: float = 0.16,
-    clip_ratio_high: float = 0.2,
-    loss_agg_mode: str = "seq-mean-token-mean",
+    r_max: Annotated[float, number(above=1)] = 10.0,
+    clip_ratio_low: Annotated[float, number(least=0)] = 0.16,
+    clip_ratio_high: Annotated[float, number(least=0)] = 0.2,
+    loss_agg_mode: Annotated[str, one_of(*AGGREGATIONS)] = "seq-mean-token-mean",
     batch: common.GlobalBatch = common.GlobalBatch(),  # noqa: B008 - frozen
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
@@ -52,7 +55,7 @@ def dcpo_loss(
         scalar loss on the graph; metrics as floats.
 
     Raises:
-        ValueError: an unknown aggregation, or differing shapes.
+        ValueError: an option out of its range, an unknown aggregation, or differing shapes.
 
     Example:
         >>> import torch
@@ -61,7 +64,7 @@ def dcpo_loss(
         >>> round(loss.item(), 6)  # upper = (1 + sqrt(1 + 0.8 / 0.1)) / 2 = 2: ratios 1.5 and 3 -> 2
         -1.75
     """
-    common.check_options("dcpo", loss_agg_mode=(loss_agg_mode, AGGREGATIONS))
+    check_call(dcpo_loss, locals())
     with common.full_precision(log_prob.device):
         tokens = common.read_tokens(
             old_log_prob, log_prob, advantages, response_mask, rollout_is_weights=rollout_is_weights

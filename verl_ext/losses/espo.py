@@ -9,12 +9,14 @@ Shapes: B rows, T tokens, K groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from verl_ext import grouping as grp
+from verl_ext.hyper import ascending, check_call, number, one_of
 from verl_ext.losses import common
 
 GROUPINGS = ("quantile", "threshold", "sequence", "token")
@@ -23,10 +25,23 @@ CLIPS = ("adaptive", "fixed")
 AGGREGATIONS = ("seq-mean-token-mean",)
 
 
-def token_data(grouping: str = "quantile", clip: str = "adaptive", **_: object) -> tuple[str, ...]:
+def token_data(grouping: str, clip: str, **_: object) -> tuple[str, ...]:
     """The fields of `TokenContext` that these options cannot do without."""
     entropy = grouping in ("quantile", "threshold") or clip == "adaptive"
     return ("old_entropy",) * entropy + ("vocab_size",) * (clip == "adaptive")
+
+
+def contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Faults between hyper-parameters that are each in range."""
+    grouping, quantiles = values.get("grouping"), values.get("entropy_quantiles")
+    thresholds = values.get("entropy_thresholds")
+    if grouping == "quantile" and quantiles is not None and not quantiles:
+        return ["grouping=quantile needs at least one number in entropy_quantiles"]
+    if grouping == "threshold" and thresholds is not None and not thresholds:
+        return ["grouping=threshold needs at least one number, in nats, in entropy_thresholds"]
+    if grouping is not None and grouping != "threshold" and thresholds:
+        return [f"entropy_thresholds is not read with grouping={grouping}; set grouping=threshold"]
+    return []
 
 
 def espo_loss(
@@ -38,15 +53,15 @@ def espo_loss(
     old_entropy: Tensor | None = None,
     vocab_size: int | None = None,
     group_ids: Tensor | None = None,
-    grouping: str = "quantile",
-    entropy_quantiles: Sequence[float] = (0.8,),
-    entropy_thresholds: Sequence[float] = (),
-    token_ratio: str = "detached",
-    clip: str = "adaptive",
-    alpha: float = 0.1,
-    clip_ratio_low: float = 0.2,
-    clip_ratio_high: float = 0.2,
-    loss_agg_mode: str = "seq-mean-token-mean",
+    grouping: Annotated[str, one_of(*GROUPINGS)] = "quantile",
+    entropy_quantiles: Annotated[Sequence[float], ascending(above=0, below=1)] = (0.8,),
+    entropy_thresholds: Annotated[Sequence[float], ascending(above=0)] = (),
+    token_ratio: Annotated[str, one_of(*TOKEN_RATIOS)] = "detached",
+    clip: Annotated[str, one_of(*CLIPS)] = "adaptive",
+    alpha: Annotated[float, number(least=0)] = 0.02,
+    clip_ratio_low: Annotated[float, number(least=0)] = 0.2,
+    clip_ratio_high: Annotated[float, number(least=0)] = 0.2,
+    loss_agg_mode: Annotated[str, one_of(*AGGREGATIONS)] = "seq-mean-token-mean",
     batch: common.GlobalBatch = common.GlobalBatch(),  # noqa: B008 - frozen
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
@@ -67,7 +82,9 @@ def espo_loss(
         group_ids: [B, T] long, what `group_ids()` gives for the same entropies and mask; made here if None.
         grouping, entropy_quantiles, entropy_thresholds: `quantile` or `threshold` cuts (in nats), see
             verl_ext.grouping; `sequence` or `token` for one group a row or a token.
-        token_ratio, clip, alpha (>= 0): see above; clip_ratio_low, clip_ratio_high: widths of `fixed`.
+        token_ratio, clip: see above.
+        alpha: >= 0; 0.02 is the best of version 2's sweep (its table 3).
+        clip_ratio_low, clip_ratio_high: widths of `fixed`.
         loss_agg_mode: only `seq-mean-token-mean` leaves 1/|groups| and 1/|g| their meaning.
         batch: normalisers of the mini-batch.
         rollout_is_weights: [B, T] or None; multiplies the per-token objective.
@@ -76,8 +93,8 @@ def espo_loss(
         scalar loss on the graph; metrics as floats, their keys set by the options, 0 for an absent group.
 
     Raises:
-        ValueError: an unknown option, another aggregation, differing shapes, token data not given, or valid
-            tokens whose group id is no group.
+        ValueError: an option out of its range, another aggregation, differing shapes, token data not given,
+            entropies far below 0, or valid tokens whose group id is no group.
 
     Example:
         >>> import torch
@@ -86,13 +103,7 @@ def espo_loss(
         >>> round(loss.item(), 6)  # -(0.6/0.5 + 0.25/0.25) / 2
         -1.1
     """
-    common.check_options(
-        "espo",
-        grouping=(grouping, GROUPINGS),
-        token_ratio=(token_ratio, TOKEN_RATIOS),
-        clip=(clip, CLIPS),
-        loss_agg_mode=(loss_agg_mode, AGGREGATIONS),
-    )
+    check_call(espo_loss, locals(), contradictions)
     asked = f"espo with grouping={grouping}, clip={clip}"
     common.check_given(asked, token_data(grouping, clip), old_entropy=old_entropy, vocab_size=vocab_size)
     if clip == "adaptive" and vocab_size is not None and vocab_size < 2:
@@ -139,9 +150,9 @@ UNGROUPED = "valid tokens without a group"
 def make_group_ids(
     old_entropy: Tensor,
     response_mask: Tensor,
-    grouping: str = "quantile",
-    entropy_quantiles: Sequence[float] = (0.8,),
-    entropy_thresholds: Sequence[float] = (),
+    grouping: str,
+    entropy_quantiles: Sequence[float],
+    entropy_thresholds: Sequence[float],
     **_: object,
 ) -> Tensor | None:
     """The entropy group of each token, [B, T] long, -1 outside the mask; None where the grouping has no need of it.

@@ -8,9 +8,12 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from verl_ext.hyper import check_call, number, one_of
 from verl_ext.losses import common
 
 AGGREGATIONS = ("seq-mean-token-mean",)
@@ -22,9 +25,9 @@ def grpo_s_loss(
     advantages: Tensor,
     response_mask: Tensor,
     *,
-    clip_ratio_low: float = 0.2,
-    clip_ratio_high: float = 0.2,
-    loss_agg_mode: str = "seq-mean-token-mean",
+    clip_ratio_low: Annotated[float, number(least=0)] = 0.2,
+    clip_ratio_high: Annotated[float, number(least=0)] = 0.2,
+    loss_agg_mode: Annotated[str, one_of(*AGGREGATIONS)] = "seq-mean-token-mean",
     batch: common.GlobalBatch = common.GlobalBatch(),  # noqa: B008 - frozen
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
@@ -48,7 +51,7 @@ def grpo_s_loss(
         scalar loss on the graph; metrics as floats.
 
     Raises:
-        ValueError: another aggregation, or differing shapes.
+        ValueError: a clip width below 0, another aggregation, or differing shapes.
 
     Example:
         >>> import torch
@@ -57,7 +60,7 @@ def grpo_s_loss(
         >>> round(loss.item(), 6)  # (1.4 + 0.8) / 2
         -1.1
     """
-    common.check_options("grpo_s", loss_agg_mode=(loss_agg_mode, AGGREGATIONS))
+    check_call(grpo_s_loss, locals())
     with common.full_precision(log_prob.device):
         tokens = common.read_tokens(
             old_log_prob, log_prob, advantages, response_mask, rollout_is_weights=rollout_is_weights

@@ -8,16 +8,19 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from verl_ext.hyper import check_call, number, one_of
 from verl_ext.losses import common, trace
 
 SCOPES = ("row", "batch")
 AGGREGATIONS = common.AGGREGATIONS
 
 
-def token_data(rho: float = 0.2, scope: str = "row", **_: object) -> tuple[str, ...]:
+def token_data(rho: float, scope: str, **_: object) -> tuple[str, ...]:
     """The fields of `TokenContext` that these options cannot do without."""
     if rho == 1:
         return ()
@@ -35,6 +38,7 @@ def batch_groups(old_entropy: Tensor, response_mask: Tensor, *, rho: float, scop
     Returns:
         [B, T] long; None where the loss does not need it.
     """
+    check_call(high_entropy_loss, {"rho": rho, "scope": scope})
     if not token_data(rho, scope) or scope == "row":
         return None
     flat = _highest(old_entropy.reshape(1, -1), response_mask.reshape(1, -1), rho).view(response_mask.shape)
@@ -49,12 +53,12 @@ def high_entropy_loss(
     *,
     entropy: Tensor | None = None,
     group_ids: Tensor | None = None,
-    rho: float = 0.2,
-    scope: str = "row",
-    clip_ratio_low: float = 0.2,
-    clip_ratio_high: float = 0.28,
-    clip_ratio_c: float = 10.0,
-    loss_agg_mode: str = "token-mean",
+    rho: Annotated[float, number(above=0, most=1)] = 0.2,
+    scope: Annotated[str, one_of(*SCOPES)] = "row",
+    clip_ratio_low: Annotated[float, number(least=0)] = 0.2,
+    clip_ratio_high: Annotated[float, number(least=0)] = 0.28,
+    clip_ratio_c: Annotated[float, number(above=1)] = 10.0,
+    loss_agg_mode: Annotated[str, one_of(*AGGREGATIONS)] = "token-mean",
     batch: common.GlobalBatch = common.GlobalBatch(),  # noqa: B008 - frozen
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
@@ -83,7 +87,7 @@ def high_entropy_loss(
         scalar loss on the graph; metrics as floats.
 
     Raises:
-        ValueError: an unknown option, differing shapes, or token data not given.
+        ValueError: an option out of its range, differing shapes, token data not given, or entropies far below 0.
 
     Example:
         >>> import torch
@@ -93,7 +97,7 @@ def high_entropy_loss(
         >>> round(loss.item(), 6)  # the second and third token: (2 + 4) / 2
         -3.0
     """
-    common.check_options("high_entropy", scope=(scope, SCOPES), loss_agg_mode=(loss_agg_mode, AGGREGATIONS))
+    check_call(high_entropy_loss, locals())
     common.check_given("high_entropy", token_data(rho, scope), entropy=entropy, group_ids=group_ids)
     with common.full_precision(log_prob.device):
         tokens = common.read_tokens(

@@ -8,16 +8,19 @@ Shapes: B rows, T tokens, K segments.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from verl_ext import grouping as grp
+from verl_ext.hyper import check_call, flag, number, one_of
 from verl_ext.losses import common, trace
 
 AGGREGATIONS = ("seq-mean-token-mean", "token-mean")
 
 
-def token_data(entropy_clip: bool = True, **_: object) -> tuple[str, ...]:
+def token_data(entropy_clip: bool, **_: object) -> tuple[str, ...]:
     """The fields of `TokenContext` that these options cannot do without."""
     return ("segment_ids",) + ("old_entropy",) * entropy_clip
 
@@ -30,13 +33,13 @@ def sspo_loss(
     *,
     segment_ids: Tensor,
     old_entropy: Tensor | None = None,
-    entropy_clip: bool = True,
-    alpha: float = 0.0,
-    beta: float = 0.8,
-    gamma: float = 1.75,
-    clip_ratio_low: float = 0.2,
-    clip_ratio_high: float = 0.2,
-    loss_agg_mode: str = "seq-mean-token-mean",
+    entropy_clip: Annotated[bool, flag()] = True,
+    alpha: Annotated[float, number(least=0)] = 0.0,
+    beta: Annotated[float, number(least=0, most=1)] = 0.8,
+    gamma: Annotated[float, number(least=1)] = 1.75,
+    clip_ratio_low: Annotated[float, number(least=0)] = 0.2,
+    clip_ratio_high: Annotated[float, number(least=0)] = 0.2,
+    loss_agg_mode: Annotated[str, one_of(*AGGREGATIONS)] = "seq-mean-token-mean",
     batch: common.GlobalBatch = common.GlobalBatch(),  # noqa: B008 - frozen
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
@@ -65,7 +68,8 @@ def sspo_loss(
         scalar loss on the graph; metrics as floats.
 
     Raises:
-        ValueError: another aggregation, differing shapes, no `old_entropy`, or valid tokens without a segment.
+        ValueError: an option out of its range, another aggregation, differing shapes, no `old_entropy`, entropies far
+            below 0, or valid tokens without a segment.
 
     Example:
         >>> import torch
@@ -76,7 +80,7 @@ def sspo_loss(
         >>> round(loss.item(), 6)  # -(2 * min(1.2, 1.1) + 1) / 3
         -1.066667
     """
-    common.check_options("sspo", loss_agg_mode=(loss_agg_mode, AGGREGATIONS))
+    check_call(sspo_loss, locals())
     asked, needed = f"sspo with entropy_clip={entropy_clip}", token_data(entropy_clip=entropy_clip)
     common.check_given(asked, needed, segment_ids=segment_ids, old_entropy=old_entropy)
     with common.full_precision(log_prob.device):

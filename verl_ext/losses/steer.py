@@ -9,11 +9,14 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from verl_ext.hyper import check_call, number, one_of
 from verl_ext.losses import common
 
 MAPPINGS = ("exponential", "linear")
@@ -23,6 +26,17 @@ AGGREGATIONS = common.AGGREGATIONS
 LEAST_CHANGE = 0.02
 
 
+def contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Faults between hyper-parameters that are each in range."""
+    faults = []
+    least, greatest = values.get("w_min"), values.get("w_max")
+    if least is not None and greatest is not None and least > greatest:
+        faults.append(f"w_min={least:g} must be <= w_max={greatest:g}")
+    if least is not None and least > 1 and values.get("mapping") == "exponential":
+        faults.append(f"w_min={least:g} must be <= 1 with mapping=exponential")
+    return faults
+
+
 def steer_loss(
     old_log_prob: Tensor,
     log_prob: Tensor,
@@ -30,14 +44,14 @@ def steer_loss(
     response_mask: Tensor,
     *,
     entropy: Tensor,
-    mapping: str = "exponential",
-    scope: str = "row",
-    w_min: float = 0.8,
-    w_max: float = 1.0,
-    clip_ratio_low: float = 0.2,
-    clip_ratio_high: float = 0.2,
-    clip_ratio_c: float = 3.0,
-    loss_agg_mode: str = "token-mean",
+    mapping: Annotated[str, one_of(*MAPPINGS)] = "exponential",
+    scope: Annotated[str, one_of(*SCOPES)] = "row",
+    w_min: Annotated[float, number(above=0)] = 0.8,
+    w_max: Annotated[float, number(above=0)] = 1.0,
+    clip_ratio_low: Annotated[float, number(least=0)] = 0.2,
+    clip_ratio_high: Annotated[float, number(least=0)] = 0.2,
+    clip_ratio_c: Annotated[float, number(above=1)] = 3.0,
+    loss_agg_mode: Annotated[str, one_of(*AGGREGATIONS)] = "token-mean",
     batch: common.GlobalBatch = common.GlobalBatch(),  # noqa: B008 - frozen
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
@@ -67,7 +81,7 @@ def steer_loss(
         scalar loss on the graph; metrics as floats.
 
     Raises:
-        ValueError: an unknown option, or differing shapes.
+        ValueError: an option out of its range, differing shapes, or entropies far below 0.
 
     Example:
         >>> import torch
@@ -77,9 +91,7 @@ def steer_loss(
         >>> round(loss.item(), 3)  # weights 1 and 0.8: the first token's log p + H is 0, the second's the greatest
         -0.9
     """
-    common.check_options(
-        "steer", mapping=(mapping, MAPPINGS), scope=(scope, SCOPES), loss_agg_mode=(loss_agg_mode, AGGREGATIONS)
-    )
+    check_call(steer_loss, locals(), contradictions)
     with common.full_precision(log_prob.device):
         tokens = common.read_tokens(
             old_log_prob,

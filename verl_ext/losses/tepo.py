@@ -9,10 +9,12 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from verl_ext.hyper import check_call, number, one_of
 from verl_ext.losses import common, trace
 from verl_ext.losses.kl import KL_TYPES, kl_of
 
@@ -22,7 +24,7 @@ KL_MASKS = ("pos_adv_entropy_down", "neg_adv_entropy_up", "either", "all", "none
 AGGREGATIONS = common.AGGREGATIONS
 
 
-def token_data(kl_mask: str = "pos_adv_entropy_down", kl_coef: float = 0.001, **_: object) -> tuple[str, ...]:
+def token_data(kl_mask: str, kl_coef: float, **_: object) -> tuple[str, ...]:
     """The fields of `TokenContext` that these options cannot do without."""
     return ("entropy", "old_entropy") if kl_coef != 0 and kl_mask not in ("all", "none") else ()
 
@@ -35,15 +37,15 @@ def tepo_loss(
     *,
     entropy: Tensor | None = None,
     old_entropy: Tensor | None = None,
-    ratio: str = "sequence",
-    clip: str = "printed",
-    kl_mask: str = "pos_adv_entropy_down",
-    entropy_tol: float = 0.0,
-    kl_coef: float = 0.001,
-    kl_type: str = "low_var_kl",
-    clip_ratio_low: float = 0.2,
-    clip_ratio_high: float = 0.2,
-    loss_agg_mode: str = "token-mean",
+    ratio: Annotated[str, one_of(*RATIOS)] = "sequence",
+    clip: Annotated[str, one_of(*CLIPS)] = "printed",
+    kl_mask: Annotated[str, one_of(*KL_MASKS)] = "pos_adv_entropy_down",
+    entropy_tol: Annotated[float, number(least=0)] = 0.0,
+    kl_coef: Annotated[float, number(least=0)] = 0.001,
+    kl_type: Annotated[str, one_of(*KL_TYPES)] = "low_var_kl",
+    clip_ratio_low: Annotated[float, number(least=0)] = 0.2,
+    clip_ratio_high: Annotated[float, number(least=0)] = 0.2,
+    loss_agg_mode: Annotated[str, one_of(*AGGREGATIONS)] = "token-mean",
     batch: common.GlobalBatch = common.GlobalBatch(),  # noqa: B008 - frozen
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
@@ -77,7 +79,7 @@ def tepo_loss(
         scalar loss on the graph; metrics as floats, the same keys under all options.
 
     Raises:
-        ValueError: an unknown option, differing shapes, or token data not given.
+        ValueError: an option out of its range, differing shapes, token data not given, or entropies far below 0.
 
     Example:
         >>> import torch
@@ -86,14 +88,7 @@ def tepo_loss(
         >>> round(loss.item(), 6)  # both tokens rose by a tenth
         -1.1
     """
-    common.check_options(
-        "tepo",
-        ratio=(ratio, RATIOS),
-        clip=(clip, CLIPS),
-        kl_mask=(kl_mask, KL_MASKS),
-        kl_type=(kl_type, KL_TYPES),
-        loss_agg_mode=(loss_agg_mode, AGGREGATIONS),
-    )
+    check_call(tepo_loss, locals())
     asked = f"tepo with kl_mask={kl_mask}, kl_coef={kl_coef:g}"
     common.check_given(asked, token_data(kl_mask, kl_coef), entropy=entropy, old_entropy=old_entropy)
     with common.full_precision(log_prob.device):

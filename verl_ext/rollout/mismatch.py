@@ -105,21 +105,23 @@ def worst(what: str, fields: Mapping[str, torch.Tensor], mask: torch.Tensor, row
 
 
 def refuse_unknown(entropies: torch.Tensor, mask: torch.Tensor, rows: Sequence[str]) -> None:
-    """The entropies that methods are going to read must be finite at every token that counts.
+    """The entropies that methods are going to read must be finite, and not far below 0, at every token that counts.
 
     Raises:
         MismatchError: with the number of tokens and the first rows concerned.
     """
-    lost = mask.bool() & ~entropies.isfinite()
+    from verl_ext.grouping import LEAST_ENTROPY
+
+    lost = mask.bool() & ~(entropies.isfinite() & (entropies >= LEAST_ENTROPY))
     if not bool(lost.any()):
         return
     concerned = [rows[row] for row in lost.any(-1).nonzero()[:, 0].tolist()]
     shown = ", ".join(concerned[:5]) + (" ..." if len(concerned) > 5 else "")
     raise MismatchError(
-        f"{int(lost.sum())} of {int(mask.bool().sum())} tokens came back from the rollout without a finite entropy, in "
-        f"{len(concerned)} rows ({shown}). Either the model produced NaN there, or an agent loop rebuilt the list of "
-        "log-probs (their entropies ride on its elements: slice and join it, do not convert it), or made tokens of its "
-        "own without setting their response_mask to 0."
+        f"{int(lost.sum())} of {int(mask.bool().sum())} tokens came back from the rollout without a finite entropy, or "
+        f"with one below {LEAST_ENTROPY:g} nats, in {len(concerned)} rows ({shown}). Either the model produced NaN "
+        "there, or an agent loop rebuilt the list of log-probs (their entropies ride on its elements: slice and join "
+        "it, do not convert it), or made tokens of its own without setting their response_mask to 0."
     )
 
 

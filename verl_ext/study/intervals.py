@@ -92,6 +92,27 @@ def shares(a: BySeed, b: BySeed) -> BySeed:
     return paired(a, {seed: value for seed, value in b.items() if value}, lambda x, y: x / y)
 
 
+def intraclass(groups: Sequence[Sequence[float]]) -> float | None:
+    """The intra-class correlation, ICC(1): how alike the numbers of one group are, 0 if no more than those of two.
+
+        (B - W) / (B + (k - 1) W),  B and W the mean squares between and within the groups, of k numbers each
+
+    None with fewer than two groups, or two numbers a group, or numbers that do not vary.
+
+    Example:
+        >>> intraclass([[1.0, 1.0], [3.0, 3.0]]), intraclass([[1.0, 3.0], [1.0, 3.0]])
+        (1.0, -1.0)
+    """
+    n, k = len(groups), min(map(len, groups), default=0)
+    if n < 2 or k < 2:
+        return None
+    means = [fmean(group) for group in groups]
+    between = k * sum((mean - fmean(means)) ** 2 for mean in means) / (n - 1)
+    within = sum((x - mean) ** 2 for group, mean in zip(groups, means, strict=True) for x in group) / (n * (k - 1))
+    spread = between + (k - 1) * within
+    return (between - within) / spread if spread else None
+
+
 def first_crossing(steps: Sequence[int], values: Sequence[float], level: float) -> float | None:
     """The first step at which the curve, linear between its points, is at `level` or above; None if it never is.
 

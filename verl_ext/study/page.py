@@ -8,8 +8,8 @@ from pathlib import Path
 
 from verl_ext.study import figures, schema, tables
 from verl_ext.study.claims import CLAIMS, Claim
-from verl_ext.study.intervals import student_quantile
-from verl_ext.study.judging import SEEDS, WORDS, Verdict
+from verl_ext.study.intervals import intraclass, student_quantile
+from verl_ext.study.judging import HOLDS, SEEDS, WORDS, Verdict
 from verl_ext.study.measures import Runs, by_method
 from verl_ext.study.results import Result, read_all
 from verl_ext.study.schema import RESULTS, TUNING, Study
@@ -98,6 +98,8 @@ def render(study: Study, results: Sequence[Result], tuned: Sequence[Result] = ()
         claims=CLAIMS,
         pictures={picture.name.removeprefix("study-").removesuffix(".png"): picture for picture in figures.PICTURES},
         models=[per_model(study, model, found) for model in study.models if any(key[0] == model for key in found)],
+        foregone=[one.number for one in judged if one.claim.foregone and one.verdict.word == HOLDS],
+        correlation=shared_by_a_seed(study, found),
         settings=tables.settings_table(study),
         tuning=tables.tuning_table(study, tuned),
     )
@@ -152,6 +154,18 @@ def made_with(results: Sequence[Result]) -> list[str]:
 
 def changed(study: Study, results: Iterable[Result]) -> list[str]:
     """Runs whose arguments are not those that the study has now."""
-    now = {cell.name: tuple(cell.arguments()) for cell in study.compared()}
+    cells = {cell.name: cell for cell in study.compared()}
     names = ((f"{one.model}/{one.method}-seed{one.seed}", one.arguments) for one in results)
-    return [name for name, arguments in names if now[name] != tuple(arguments)]
+    return [name for name, arguments in names if not cells[name].is_of(arguments)]
+
+
+def shared_by_a_seed(study: Study, found: Found) -> str:
+    """The intra-class correlation of the last accuracies of one seed, in words; empty where nothing can be said."""
+    said = []
+    for model in study.models:
+        finals = [runs.final() for (at, _), runs in found.items() if at == model]
+        complete = [final for final in finals if final.keys() == set(study.seeds)]
+        correlation = intraclass([[final[seed] for final in complete] for seed in study.seeds])
+        if correlation is not None:
+            said.append(f"{correlation:.2f} on `{model}`")
+    return " and ".join(said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ class Method:
         label: for people.
         algo: a file of configs/algo.
         overrides: Hydra overrides on top of it.
+        implied: further ones, which results may lack: they were defaults when those were made.
     """
 
     name: str
     label: str
     algo: str
     overrides: tuple[str, ...] = ()
+    implied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,12 @@ class Cell:
         """Arguments of `verl-ext train` without any path: they are in the result."""
         choices = {**self.study.choices, "model": self.model, "algo": self.method.algo}
         seeds = [f"{key}={self.seed}" for key in SEED_KEYS]
-        return [*(f"{group}={option}" for group, option in choices.items()), *seeds, *self.method.overrides]
+        own = (*self.method.overrides, *self.method.implied)
+        return [*(f"{group}={option}" for group, option in choices.items()), *seeds, *own]
+
+    def is_of(self, arguments: Iterable[str]) -> bool:
+        """Whether a run with these arguments is this one."""
+        return sorted({*arguments, *self.method.implied}) == sorted(self.arguments())
 
 
 @dataclass(frozen=True)
@@ -152,8 +159,9 @@ def _methods(given: dict[str, Any], reader: Reader) -> dict[str, Method]:
     found = {}
     for name, one in given.items():
         where = f"{reader.where}: methods.{name}"
-        if reader.keys(one, where, {"label": str, "algo": str}, {"overrides": list}):
-            found[name] = Method(name, one["label"], one["algo"], tuple(one.get("overrides") or ()))
+        if reader.keys(one, where, {"label": str, "algo": str}, {"overrides": list, "implied": list}):
+            own = (tuple(one.get(key) or ()) for key in ("overrides", "implied"))
+            found[name] = Method(name, one["label"], one["algo"], *own)
     return found
 
 

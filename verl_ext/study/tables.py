@@ -127,7 +127,7 @@ def time_table(study: Study, runs: Sequence[Runs]) -> Table:
 def settings_table(study: Study) -> Table:
     """What tells the methods apart."""
     rows = [
-        [one.label, f"`configs/algo/{one.algo}.yaml`", " ".join(f"`{text}`" for text in one.overrides)]
+        [one.label, f"`configs/algo/{one.algo}.yaml`", " ".join(f"`{text}`" for text in one.overrides + one.implied)]
         for one in study.methods.values()
     ]
     return Table(["method", "file", "and"], rows, numbers=False)
