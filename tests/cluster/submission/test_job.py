@@ -38,6 +38,20 @@ def test_a_sound_request(arguments: list[str], tmp_path: Path) -> None:
     assert any("save_freq=-1" in note for note in found.notes)
 
 
+def test_a_folder_that_follows_from_the_name_is_left_to_the_driver(arguments: list[str], tmp_path: Path) -> None:
+    """Which then sees that an earlier attempt was kept under verl's own name, as it is seen here on a shared disk."""
+    typed = f"trainer.default_local_dir={tmp_path}/${{trainer.experiment_name}}"
+    found = prepare(Request([*arguments, typed]), {})
+    assert found.faults == []
+    assert found.job is not None
+    assert [word for word in found.job.command if "default_local_dir" in word] == [arguments[-1], typed]
+    assert "trainer.experiment_name=espo-Qwen2.5-7B-shared-train-seed42" in found.job.command
+    assert found.job.checkpoints == f"{tmp_path}/espo-Qwen2.5-7B-shared-train-seed42"
+    (tmp_path / "gsm8k" / "global_step_5").mkdir(parents=True)
+    (fault,) = prepare(Request([*arguments, typed]), {}).faults
+    assert f"trainer.default_local_dir={tmp_path}/gsm8k to go on from there" in fault
+
+
 def test_all_faults_at_once(arguments: list[str], tmp_path: Path) -> None:
     wrong = [
         *arguments, "trainer.default_local_dir=runs", "data.train_files=[a.parquet,/b.parquet]",

@@ -136,7 +136,7 @@ def prepare(request: Request, shell: Mapping[str, str] | None = None) -> Prepare
         max_restarts=request.max_restarts,
     )
     faults = [*environment.faults, *absent, *(package.faults() if package else []), *path_faults(config)]
-    faults += restart_faults(request, config)
+    faults += [*restart_faults(request, config), *composed.folder_faults()]
     return Prepared(job, faults, [*findings.notes, *notes(request, config, package)])
 
 
@@ -152,7 +152,25 @@ def name_of(composed: Composed) -> str:
 def command_of(composed: Composed, config: DictConfig) -> list[str]:
     """verl's trainer, by the cluster's interpreter."""
     own = composed.command()
-    return ["python", *own, *(override for override in fixed(config) if override not in own)]
+    kept = [override for override in fixed(config) if override not in own]
+    if named_folder(composed.config):
+        # Written out it would hide from the driver that an earlier attempt was kept under another name.
+        kept = [override for override in kept if not override.startswith("trainer.default_local_dir=")]
+    return ["python", *own, *kept]
+
+
+def named_folder(config: DictConfig) -> bool:
+    """Whether the folder of checkpoints depends on the run's names alone, which are the same in every attempt.
+
+    Example:
+        >>> named_folder(OmegaConf.create({"trainer": {"default_local_dir": "/runs/${trainer.experiment_name}"}}))
+        True
+        >>> named_folder(OmegaConf.create({"trainer": {"default_local_dir": "/runs/${oc.env:USER}"}}))
+        False
+    """
+    raw: Any = OmegaConf.to_container(config.trainer, resolve=False)
+    found = set(re.findall(r"\$\{(.*?)\}", raw["default_local_dir"]))
+    return bool(found) and found <= {"trainer.project_name", "trainer.experiment_name"}
 
 
 def _platform(composed: Composed) -> dict[str, str]:
