@@ -143,11 +143,12 @@ def entered(*overrides: str) -> DictConfig:
 
 
 @pytest.mark.usefixtures("here", "_hydra")
-def test_the_stock_entry_point_gives_the_name_that_ours_does() -> None:
+def test_the_stock_entry_point_gives_the_name_that_ours_does(capsys: pytest.CaptureFixture[str]) -> None:
     ours = compose(["experiment=demo/table1/grpo", "algo=espo"])
     theirs = entered("+experiment=demo/table1/grpo", "algo=espo")
     assert driver.named(theirs) == []
-    assert theirs.trainer.experiment_name == "table1-grpo-espo-seed42"
+    folder = "checkpoints/verl_ext_demo/table1-grpo-espo-seed42"
+    assert f"this run is verl_ext_demo/table1-grpo-espo-seed42, kept in {folder}\n" in capsys.readouterr().err
     assert theirs.trainer == ours.config.trainer
     typed = entered(*ours.command()[4:])
     assert typed.trainer == ours.config.trainer  # already, before anything is given

@@ -51,6 +51,7 @@ def test_a_dry_run_prints_the_resolved_yaml_alone_to_the_standard_output(
     assert "data=math_l3to5 algo=sspo experiment=sample/table1/sspo_1_5b" in said
     assert "loss sspo, estimator grpo" in said
     assert "1 x 8 GPUs, fsdp2" in said
+    assert "sample/table1-sspo_1_5b-seed42, in checkpoints/sample/table1-sspo_1_5b-seed42\n" in said
     assert "python -m verl.trainer.main_ppo --config-name ppo_trainer +experiment=sample/table1/sspo_1_5b" in said
 
 

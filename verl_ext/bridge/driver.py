@@ -46,13 +46,16 @@ def named(config: Any) -> list[str]:
 
     from verl_ext import run_name
     from verl_ext.bridge.search_path import GROUPS, hydra_name
+    from verl_ext.checkpoint.choice import say
 
     if not HydraConfig.initialized():
         return []
     hydra = HydraConfig.get()
     if not {hydra_name(group) for group in GROUPS} & set(hydra.runtime.choices):
         return []
-    run_name.give(config, hydra.runtime.choices, hydra.overrides.task)
+    if run_name.give(config, hydra.runtime.choices, hydra.overrides.task):
+        trainer = config.trainer
+        say(f"this run is {trainer.project_name}/{trainer.experiment_name}, kept in {trainer.default_local_dir}")
     return run_name.folder_faults(config, hydra.runtime.choices, hydra.overrides.task)
 
 

@@ -52,7 +52,7 @@ def loss(actor: Any) -> Part:
 
     name = str(actor.policy_loss.get("loss_mode", "vanilla"))
     settings = {**_scalars(actor.policy_loss), **plugin.resolved_hyper_parameters(name, actor)}
-    return Part(name, name, _plain({**settings, **{key: actor.get(key) for key in _ACTOR}}))
+    return Part(name, name, {**settings, **{key: actor.get(key) for key in _ACTOR}})
 
 
 def estimator(algorithm: Any) -> Part:
@@ -61,7 +61,7 @@ def estimator(algorithm: Any) -> Part:
 
     name = str(algorithm.adv_estimator)
     own = plugin.ESTIMATORS[name].resolve(algorithm) if name in plugin.ESTIMATORS else {}
-    return Part(name, name, _plain({**_scalars(algorithm), **own}))
+    return Part(name, name, {**_scalars(algorithm), **own})
 
 
 def adapter(model: Any) -> Part:
