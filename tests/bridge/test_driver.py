@@ -254,7 +254,10 @@ def stock(tmp_path: Path, *overrides: str) -> programs.Finished:
 
 
 def test_the_stock_entry_point_refuses_all_faults_before_ray_starts(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints/verl_examples/gsm8k/global_step_3").mkdir(parents=True)
     finished = stock(tmp_path, f"{LOSS}.loss_mode=espoo", "algorithm.adv_estimator=epso")
+    assert "checkpoints/verl_ext/espo-deepseek-llm-7b-chat-gsm8k-train-seed42 holds no checkpoint" in finished.output
+    assert "Set trainer.default_local_dir=checkpoints/verl_examples/gsm8k to go on from there" in finished.output
     assert f"{LOSS}.loss_mode=espoo: no such policy loss; did you mean 'espo'?" in finished.output
     assert "algorithm.adv_estimator=epso: no such estimator; did you mean 'espo'?" in finished.output
 

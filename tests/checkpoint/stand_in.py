@@ -74,7 +74,20 @@ def trainer(root: Path, world_size: int = 2, steps: int = 6, epochs: int = 9, **
     made.config = OmegaConf.create(
         {
             "trainer": {**base, **settings},
-            "actor_rollout_ref": {"actor": {"checkpoint": {"async_save": False}}},
+            "actor_rollout_ref": {
+                "actor": {
+                    "checkpoint": {"async_save": False},
+                    "policy_loss": {"loss_mode": "vanilla"},
+                    "clip_ratio": 0.2,
+                    "clip_ratio_low": 0.2,
+                    "clip_ratio_high": 0.2,
+                    "loss_agg_mode": "token-mean",
+                    "optim": {"optimizer": "AdamW", "lr": 1e-3},
+                },
+                "model": {"path": "absent/model"},
+            },
+            "algorithm": {"adv_estimator": "grpo"},
+            "data": {"train_files": "absent.parquet", "seed": 1},
             "verl_ext": {"checkpoint": own},
         }
     )

@@ -240,7 +240,7 @@ def test_asynchronous_saving_gets_no_list(tmp_path: Path, capsys: pytest.Capture
 
 
 def driver_config(root: Path, *more: str) -> Any:
-    return compose("+backend=cpu", "+algo=espo", f"trainer.default_local_dir={root}", *more)
+    return compose("+backend=cpu", "+algo=grpo", f"trainer.default_local_dir={root}", *more)
 
 
 def test_the_driver_refuses_what_names_and_sizes_tell(tmp_path: Path) -> None:

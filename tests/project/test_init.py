@@ -118,7 +118,8 @@ def test_the_commands_compose_without_a_fault_and_find_the_data(
         "name": "compute_score",
     }
     assert config["trainer"]["project_name"] == "mine"
-    assert config["trainer"]["default_local_dir"] == f"./outputs/{('cpu', 'gpu')[which]}"
+    model = ("tiny_dense", "Qwen2.5-1.5B")[which]
+    assert config["trainer"]["default_local_dir"] == f"./outputs/grpo-{model}-data-train-seed42"
     # what stock verl is told
     assert "python -m verl.trainer.main_ppo" in shown.err
     assert f"+project={('cpu', 'gpu')[which]}" in shown.err

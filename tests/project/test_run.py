@@ -21,6 +21,7 @@ from verl_ext.project import examples, writing
 from verl_ext.project.command import CPU_COMMAND
 
 LIMIT_S = 600
+RUN = "outputs/grpo-tiny_dense-data-train-seed42"
 PROGRAM = "import os, sys; os.chdir(sys.argv.pop(1)); from verl_ext.cli import app; app()"
 
 
@@ -59,8 +60,8 @@ def test_the_readmes_command_trains(trained: tuple[Path, str]) -> None:
     folder, log = trained
     for step in (1, 2):
         assert re.search(rf"step:{step} .*critic/score/mean", log), log[-3000:]
-    assert (folder / "outputs/cpu/global_step_2/actor").is_dir()
-    assert (folder / "outputs/cpu/train.log").is_file()
+    assert (folder / RUN / "global_step_2/actor").is_dir()
+    assert (folder / RUN / "train.log").is_file()
 
 
 @pytest.mark.ray
@@ -73,12 +74,12 @@ def test_what_was_trained_is_exported_and_evaluated(trained: tuple[Path, str]) -
 
     folder, _ = trained
     call = [sys.executable, "-c", "import typer\nfrom verl_ext.export.command import export\ntyper.run(export)"]
-    done = subprocess.run([*call, "outputs/cpu"], cwd=folder, capture_output=True, text=True, check=True)
-    exported = folder / "outputs/cpu/model_step_2"
+    done = subprocess.run([*call, RUN], cwd=folder, capture_output=True, text=True, check=True)
+    exported = folder / RUN / "model_step_2"
     assert "put together from the shards of 1 rank" in done.stdout
     assert str(exported) in done.stdout
     before, after = made.state(folder / "outputs/models/tiny_dense"), made.state(exported)
-    shard = folder / "outputs/cpu/global_step_2/actor/model_world_size_1_rank_0.pt"
+    shard = folder / RUN / "global_step_2/actor/model_world_size_1_rank_0.pt"
     saved = {name: getattr(one, "_local_tensor", one) for name, one in torch.load(shard, weights_only=False).items()}
     assert saved.keys() >= after.keys() - {"lm_head.weight"}
     for name in saved:

@@ -51,6 +51,7 @@ def test_a_dry_run_prints_the_resolved_yaml_alone_to_the_standard_output(
     assert "data=math_l3to5 algo=sspo experiment=sample/table1/sspo_1_5b" in said
     assert "loss sspo, estimator grpo" in said
     assert "1 x 8 GPUs, fsdp2" in said
+    assert "sample/table1-sspo_1_5b-seed42, in checkpoints/sample/table1-sspo_1_5b-seed42\n" in said
     assert "python -m verl.trainer.main_ppo --config-name ppo_trainer +experiment=sample/table1/sspo_1_5b" in said
 
 
@@ -88,6 +89,20 @@ def test_nothing_runs_where_the_configuration_is_at_fault(scripted: type[Scripte
     assert not (tmp_path / "ran").exists()
 
 
+def test_nothing_runs_where_a_run_without_a_name_left_checkpoints(
+    scripted: type[Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.script = "raise SystemExit(0)"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints/verl_examples/gsm8k/global_step_3").mkdir(parents=True)
+    arguments = ["algo=grpo", "backend=cpu", "actor_rollout_ref.actor.use_dynamic_bsz=true"]
+    for dry_run in (True, False):
+        shown, text = console()
+        assert command.train(arguments, dry_run, shown) == 1
+        assert "trainer.default_local_dir=checkpoints/verl_examples/gsm8k to go on from there" in text.getvalue()
+    assert not list(tmp_path.glob("checkpoints/verl_ext"))
+
+
 def test_the_childs_output_and_exit_status_are_verls(
     scripted: type[Scripted], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,5 +125,7 @@ def test_the_command_is_verls_entry_point(sample_paper: Path) -> None:
         "--config-name",
         "ppo_megatron_trainer",
         "+experiment=sample/table1/megatron",
+        "trainer.project_name=sample",
+        "trainer.experiment_name=table1-megatron-seed42",
     ]
     assert command.platform(composed) == {}

@@ -10,14 +10,15 @@ import builtins
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from verl_ext import run_settings
-from verl_ext.checkpoint import choice, driver_state, layout, manifest, processes
+from verl_ext.bridge import run_identity
+from verl_ext.checkpoint import choice, driver_state, identity, layout, manifest, processes
 from verl_ext.checkpoint.errors import CheckpointCorrupt, Fault
 from verl_ext.checkpoint.saving import Saving, Sealer, seal_without_list
 
@@ -65,6 +66,7 @@ def bind(trainer_base: ModuleType) -> None:
     @functools.wraps(load)
     def _load_checkpoint(self: Any) -> None:
         folder = chosen(self)
+        identity_of(self)  # as it is when training begins
         if folder is None:
             load(self)
             return
@@ -105,6 +107,7 @@ def save_sealed(trainer: Any, save: Any) -> None:
         trainer.global_steps,
         {role: getattr(group, METHOD) for role, group in groups.items()},
         settings,
+        identity_of(trainer).as_json(),
     )
     if trainer.config.actor_rollout_ref.actor.get("checkpoint", {}).get("async_save", False):
         save(trainer)
@@ -120,6 +123,14 @@ def save_sealed(trainer: Any, save: Any) -> None:
         raise saving.failed(error) from error
     finally:
         _current.pop()
+
+
+def identity_of(trainer: Any, known: Mapping[str, list[Any]] | None = None) -> identity.Identity:
+    """What the run is, looked up once."""
+    if "verl_ext_identity" not in trainer.__dict__:
+        trainer.verl_ext_identity = run_identity.of(trainer.config, known)
+    found: identity.Identity = trainer.verl_ext_identity
+    return found
 
 
 def state_of(trainer: Any) -> dict[str, Any]:
@@ -143,6 +154,11 @@ def refuse_early(config: Any) -> None:
     horizon = choice.Horizon(steps, trainer.total_epochs, sys.maxsize, trainer.get("val_only", False))
 
     def refuse(folder: Path) -> None:
+        then = identity.of_checkpoint(folder)
+        if then is not None and settings.other_run == "stop":
+            choice.refuse_other_run(
+                folder, then, run_identity.of(config, then.files), horizon.only_validates, sure=True
+            )
         choice.refuse_when_done(folder, horizon)
         choice.refuse_other_world_size(folder, trainer.nnodes * trainer.n_gpus_per_node)
 
@@ -170,10 +186,17 @@ def chosen(trainer: Any) -> Path | None:
     )
 
     def refuse(folder: Path) -> None:
+        then = identity.of_checkpoint(folder)
+        if then is not None and settings.other_run == "stop":
+            choice.refuse_other_run(folder, then, identity_of(trainer, then.files), horizon.only_validates)
         choice.refuse_when_done(folder, horizon)
         choice.refuse_other_world_size(folder, trainer.actor_rollout_wg.world_size)
 
-    return choice.choose(start, settings.on_corrupt, refuse, functools.partial(read_through, trainer))
+    folder = choice.choose(start, settings.on_corrupt, refuse, functools.partial(read_through, trainer))
+    if (folder / layout.MANIFEST).exists():
+        then = identity.of_checkpoint(folder)
+        choice.tell_of_other_run(folder, then, identity_of(trainer, then.files if then else None))
+    return folder
 
 
 def asked_for(config: Any) -> Path | None:

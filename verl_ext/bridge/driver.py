@@ -25,7 +25,7 @@ def bind(config_module: ModuleType) -> None:
 
     @functools.wraps(original)
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> Any:
-        found = faults(config)
+        found = [*named(config), *faults(config)]
         if found:
             raise ConfigError("the configuration cannot run:\n" + "\n".join(f"  - {fault}" for fault in found))
         result = original(config, *args, **kwargs)
@@ -35,6 +35,28 @@ def bind(config_module: ModuleType) -> None:
         return result
 
     config_module.validate_config = validate_config  # type: ignore[attr-defined]
+
+
+def named(config: Any) -> list[str]:
+    """Give a run that chooses one of our groups a name of its own; what is wrong with the folder that follows from it.
+
+    Here, because verl's own entry point composes without us.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from verl_ext import run_name
+    from verl_ext.bridge.search_path import GROUPS, hydra_name
+    from verl_ext.checkpoint.choice import say
+
+    if not HydraConfig.initialized():
+        return []
+    hydra = HydraConfig.get()
+    if not {hydra_name(group) for group in GROUPS} & set(hydra.runtime.choices):
+        return []
+    if run_name.give(config, hydra.runtime.choices, hydra.overrides.task):
+        trainer = config.trainer
+        say(f"this run is {trainer.project_name}/{trainer.experiment_name}, kept in {trainer.default_local_dir}")
+    return run_name.folder_faults(config, hydra.runtime.choices, hydra.overrides.task)
 
 
 def faults(config: Any) -> list[str]:

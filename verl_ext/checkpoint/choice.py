@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verl_ext.checkpoint import layout, manifest
+from verl_ext.checkpoint import identity, layout, manifest
 from verl_ext.checkpoint.errors import (
     CheckpointCorrupt,
     Fault,
     NothingLeftToDo,
+    OtherRun,
     OtherWorldSize,
     listed,
     way_out,
@@ -86,6 +87,42 @@ def refuse_when_done(folder: Path, horizon: Horizon) -> None:
         "To train on, raise trainer.total_training_steps (and trainer.total_epochs); to train anew, use another "
         "trainer.default_local_dir or trainer.resume_mode=disable; to validate it, trainer.val_only=true."
     )
+
+
+def refuse_other_run(
+    folder: Path, then: identity.Identity, now: identity.Identity, only_validates: bool, sure: bool = False
+) -> None:
+    """Refuse a checkpoint of another run: its weights and Adam's moments would go on under this run's name.
+
+    Args:
+        folder: of the checkpoint.
+        then: the run that made it.
+        now: this run.
+        only_validates: `trainer.val_only`.
+        sure: as of `identity.differences`.
+
+    Raises:
+        OtherRun: with both sides of every difference, and the ways out.
+    """
+    parts = identity.FOR_VALIDATION if only_validates else identity.REFUSED
+    if found := identity.differences(then, now, parts, sure):
+        raise OtherRun(
+            f"{folder} was made by another run:\n{listed(found)}\n"
+            "To keep both, give this one a folder of its own (trainer.experiment_name, or trainer.default_local_dir); "
+            "to start anew in the place of the other, set trainer.resume_mode=disable; to go on with its weights and "
+            "its optimizer's state all the same, +verl_ext.checkpoint.other_run=allow."
+        )
+
+
+def tell_of_other_run(folder: Path, then: identity.Identity | None, now: identity.Identity) -> None:
+    """Say in what a checkpoint that is resumed from differs from this run."""
+    if then is None:
+        say(f"{folder} does not tell which run made it (an earlier verl_ext did): whether it was this one is unchecked")
+        return
+    if found := identity.differences(then, now):
+        say(f"resuming from another run, because verl_ext.checkpoint.other_run=allow: {folder}\n{listed(found)}")
+    if noted := identity.changes(then, now):
+        say(f"{folder} was made with other settings (then -> now):\n{listed(noted)}")
 
 
 def refuse_other_world_size(folder: Path, now: int) -> None:

@@ -35,6 +35,10 @@ class OtherWorldSize(CheckpointError):
     """The shards were written by another number of processes."""
 
 
+class OtherRun(CheckpointError):
+    """The checkpoint was made by a run of another loss, estimator, model or data."""
+
+
 class NothingLeftToDo(CheckpointError):
     """The checkpoint is at or behind the last step of the run."""
 

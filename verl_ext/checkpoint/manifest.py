@@ -48,12 +48,14 @@ class Manifest:
         world_size: role -> number of processes that wrote its shards.
         entries: the files.
         made_with: versions of verl and of the plugin.
+        identity: of the run, see `verl_ext.checkpoint.identity`; None in lists that an earlier plugin wrote.
     """
 
     step: int
     world_size: dict[str, int]
     entries: tuple[Entry, ...]
     made_with: dict[str, str]
+    identity: Mapping[str, Any] | None = None
 
     @property
     def size(self) -> int:
@@ -80,7 +82,7 @@ class Manifest:
                 Entry(e["path"], e["size"], e["sha256"], None if e["ranks"] is None else tuple(e["ranks"]))
                 for e in found["entries"]
             )
-            return cls(found["step"], found["world_size"], entries, found["made_with"])
+            return cls(found["step"], found["world_size"], entries, found["made_with"], found.get("identity"))
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"cannot be read: {type(error).__name__}: {error}") from error
 

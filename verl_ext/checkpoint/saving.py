@@ -28,10 +28,19 @@ class Saving:
         asks: folder that training processes write (`actor`, and `critic` where there is one) -> has every one of them
             do something of `verl_ext.checkpoint.processes`. The critic's processes are on the actor's nodes.
         settings: of the run.
+        identity: of the run, as JSON.
     """
 
-    def __init__(self, root: Path, step: int, asks: Mapping[str, Ask], settings: CheckpointSettings) -> None:
+    def __init__(
+        self,
+        root: Path,
+        step: int,
+        asks: Mapping[str, Ask],
+        settings: CheckpointSettings,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
         self.root, self.step, self.asks, self.settings = root.absolute(), step, asks, settings
+        self.identity = identity
         self.folder = self.root / f"{layout.PREFIX}{step}"
         self.sealed = False
         self._needed = 0
@@ -74,7 +83,8 @@ class Saving:
         entries += manifest.seal(self.folder, own, digest)
         made_with = {"verl": version("verl"), "verl_ext": version("verl-ext")}
         sizes = dict.fromkeys(self.asks, len(views))
-        manifest.Manifest(self.step, sizes, tuple(sorted(entries, key=lambda e: e.path)), made_with).write(self.folder)
+        listed_last = tuple(sorted(entries, key=lambda e: e.path))
+        manifest.Manifest(self.step, sizes, listed_last, made_with, self.identity).write(self.folder)
         layout.write_atomically(self.root / layout.TRACKER, str(self.step))
         self.sealed = True
 

@@ -16,6 +16,7 @@ class CheckpointSettings(Checked):
         digest: what the list of files holds of each file: its size and SHA-256, or its size alone.
         check_space: refuse to begin a checkpoint for which the disk has no room.
         on_corrupt: a damaged checkpoint ends the run, or the newest complete one before it is taken.
+        other_run: a checkpoint of another loss, estimator, model or data ends the run, or is resumed from.
     """
 
     method: ClassVar[str] = "checkpoint"
@@ -24,3 +25,4 @@ class CheckpointSettings(Checked):
     digest: str = hyper("sha256", one_of("sha256", "size"))
     check_space: bool = hyper(True, flag())
     on_corrupt: str = hyper("stop", one_of("stop", "previous"))
+    other_run: str = hyper("stop", one_of("stop", "allow"))

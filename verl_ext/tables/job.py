@@ -109,7 +109,10 @@ class Job:
         return [self.row.choices.get("backend"), *given][-1] == "megatron"
 
     def config(self) -> dict[str, Any]:
-        """The configuration as plain data, interpolations left as they are: no path of this machine is in it."""
+        """The configuration as plain data, interpolations left as they are: no path of this machine is in it.
+
+        Neither is the name that the run was given: another name does not make other numbers.
+        """
         if self.row.kind == "sft":
             from verl_ext.tables.sft import compose_sft
 
@@ -118,7 +121,10 @@ class Job:
             return {}
         from omegaconf import OmegaConf
 
+        from verl_ext.run_name import VERLS
+
         found: dict[str, Any] = OmegaConf.to_container(self.composed.config, resolve=False)  # type: ignore[assignment]
+        found["trainer"].update({key: VERLS[key] for key in self.composed.names})
         return found
 
     @cached_property

@@ -45,8 +45,9 @@ def train(arguments: Sequence[str], dry_run: bool = False, console: Console | No
         show(composed, findings, console)
     for note in findings.notes:
         console.print(f"note: {note}")
-    if findings.faults:
-        console.print("the configuration cannot run:", *(f"  - {fault}" for fault in findings.faults), sep="\n")
+    faults = findings.faults or composed.folder_faults()
+    if faults:
+        console.print("the configuration cannot run:", *(f"  - {fault}" for fault in faults), sep="\n")
         return 1
     return 0 if dry_run else run(composed, log_file(composed), console)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_ext import run_name
 from verl_ext.bridge.driver import ConfigError, nearest
 from verl_ext.bridge.search_path import GROUPS, config_dir, hydra_name, register
 
@@ -34,16 +35,23 @@ class Composed:
         primary: verl's config that it starts from, ``ppo_trainer`` or ``ppo_megatron_trainer``.
         arguments: Hydra overrides for that config.
         choices: group -> option, those of an experiment included.
+        names: key of ``trainer`` -> the name that the run was given, as nobody had chosen one; they are in `config`.
     """
 
     config: DictConfig
     primary: str
     arguments: list[str]
     choices: dict[str, str]
+    names: dict[str, str] = field(default_factory=dict)
 
     def command(self) -> list[str]:
         """What comes after the interpreter's name."""
-        return ["-m", "verl.trainer.main_ppo", "--config-name", self.primary, *self.arguments]
+        names = [f"trainer.{key}={name}" for key, name in self.names.items()]
+        return ["-m", "verl.trainer.main_ppo", "--config-name", self.primary, *self.arguments, *names]
+
+    def folder_faults(self) -> list[str]:
+        """See `verl_ext.run_name.folder_faults`."""
+        return run_name.folder_faults(self.config, self.choices, self.arguments)
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,22 @@ def compose(arguments: Sequence[str]) -> Composed:
     primary, groups, choices = plan(given)
     final = [*groups, *(one.text for one in values)]
     try:
-        return Composed(_hydra(primary, final), primary, final, choices)
+        config = _hydra(primary, final)
     except ConfigError:
         found = diagnose(given, values)
         if not found:
             raise
         raise _error(found) from None
+    return Composed(config, primary, final, choices, _named(config, choices, final))
+
+
+def _named(config: DictConfig, choices: Mapping[str, str], arguments: Sequence[str]) -> dict[str, str]:
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return run_name.give(config, choices, arguments)
+    except OmegaConfBaseException:
+        return {}  # a value that cannot be resolved, which is a fault of the configuration: no run comes of it
 
 
 def plan(given: Mapping[str, str]) -> tuple[str, list[str], dict[str, str]]:

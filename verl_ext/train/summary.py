@@ -46,6 +46,7 @@ def numbers(config: Any) -> dict[str, str]:
         "batch": f"{data.train_batch_size} prompts x {rollout.n} responses a step, {updates:g} updates of "
         f"{actor.ppo_mini_batch_size} prompts; until {end}",
         "lengths": f"prompt {data.max_prompt_length}, response {data.max_response_length} tokens",
+        "run": f"{trainer.project_name}/{trainer.experiment_name}, in {trainer.default_local_dir}",
         "machines": f"{trainer.nnodes} x {trainer.n_gpus_per_node} {unit}, {actor.strategy}",
     }
 

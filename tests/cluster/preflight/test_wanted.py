@@ -34,7 +34,7 @@ def test_the_demo_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert need.files == {}  # the reward function is a module
     assert need.columns == ("prompt", "data_source", "reward_model")
-    assert need.checkpoints == "checkpoints/verl_ext_demo/demo"
+    assert need.checkpoints == "checkpoints/verl_ext_demo/espo-tiny_dense-demo_arithmetic-demo.train-seed42"
     assert need.shared_memory == 64 * 2**20
     assert need.starting_only == ("num_cpus", "num_gpus")
     assert need.resources == {"CPU": 24, "GPU": 1}

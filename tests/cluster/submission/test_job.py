@@ -13,6 +13,12 @@ from verl_ext.cluster.submission import job as module
 from verl_ext.cluster.submission.job import Prepared, Request, fixed, prepare, quoted
 
 
+def composed_name(arguments: list[str]) -> str:
+    from verl_ext.train.composing import compose
+
+    return str(compose(arguments).config.trainer.experiment_name)
+
+
 def told(prepared: Prepared) -> str:
     return "\n".join(prepared.faults)
 
@@ -24,7 +30,7 @@ def test_a_sound_request(arguments: list[str], tmp_path: Path) -> None:
     assert found.faults == []
     job = found.job
     assert job is not None
-    assert job.name == "espo-qwen2_5_7b"
+    assert job.name == composed_name(arguments)
     assert job.command[:5] == ("python", "-m", "verl.trainer.main_ppo", "--config-name", "ppo_trainer")
     # Given already, so not given twice.
     assert [word for word in job.command if "default_local_dir" in word] == ["trainer.default_local_dir=/shared/runs/a"]
@@ -36,6 +42,28 @@ def test_a_sound_request(arguments: list[str], tmp_path: Path) -> None:
     assert "0123456789" not in repr(job)
     assert any("1 files" in note for note in found.notes)
     assert any("save_freq=-1" in note for note in found.notes)
+
+
+def test_a_folder_that_follows_from_the_name_is_left_to_the_driver(arguments: list[str], tmp_path: Path) -> None:
+    """Which then sees that an earlier attempt was kept under verl's own name, as it is seen here on a shared disk."""
+    typed = f"trainer.default_local_dir={tmp_path}/${{trainer.experiment_name}}"
+    found = prepare(Request([*arguments, typed]), {})
+    assert found.faults == []
+    assert found.job is not None
+    assert [word for word in found.job.command if "default_local_dir" in word] == [arguments[-1], typed]
+    assert "trainer.experiment_name=espo-Qwen2.5-7B-shared-train-seed42" in found.job.command
+    assert found.job.checkpoints == f"{tmp_path}/espo-Qwen2.5-7B-shared-train-seed42"
+    (tmp_path / "gsm8k" / "global_step_5").mkdir(parents=True)
+    (fault,) = prepare(Request([*arguments, typed]), {}).faults
+    assert f"trainer.default_local_dir={tmp_path}/gsm8k to go on from there" in fault
+
+
+def test_a_job_is_called_what_the_run_is_called(arguments: list[str]) -> None:
+    for given, name in (([], composed_name(arguments)), (["trainer.experiment_name=mine"], "mine")):
+        job = prepare(Request([*arguments, *given]), {}).job
+        assert job is not None
+        assert job.name == name
+    assert composed_name(arguments).startswith("espo-")
 
 
 def test_all_faults_at_once(arguments: list[str], tmp_path: Path) -> None:
@@ -86,7 +114,6 @@ def test_the_trainer_joins_a_cluster_that_runs(arguments: list[str]) -> None:
     )
     assert found.faults == []
     assert found.job is not None
-    assert found.job.name == "demo"
     resets = [word for word in found.job.command if word.startswith("ray_kwargs")]
     assert resets == ["ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null"]
     assert found.job.environment.open["VERL_PLATFORM"] == "cpu"

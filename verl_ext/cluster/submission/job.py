@@ -139,7 +139,7 @@ def prepare(request: Request, shell: Mapping[str, str] | None = None) -> Prepare
     package, absent = _package(request, config)
     need, gpus = wanted(config), config.trainer.n_gpus_per_node
     job = Job(
-        name=request.name or name_of(composed),
+        name=request.name or str(config.trainer.experiment_name),
         command=tuple(request.entrypoint or command_of(composed, config)),
         environment=environment,
         package=package,
@@ -151,29 +151,33 @@ def prepare(request: Request, shell: Mapping[str, str] | None = None) -> Prepare
         cpus=need.cpus_a_node(gpus),
         max_restarts=request.max_restarts,
     )
-    faults = [
-        *environment.faults,
-        *absent,
-        *(package.faults() if package else []),
-        *path_faults(config, request.target),
-    ]
-    faults += [*path_faults(config, request.target), *restart_faults(request, config)]
+    faults = [*environment.faults, *absent, *(package.faults() if package else [])]
+    faults += [*path_faults(config, request.target), *restart_faults(request, config), *composed.folder_faults()]
     return Prepared(job, faults, [*findings.notes, *notes(request, config, package)])
-
-
-def name_of(composed: Composed) -> str:
-    """The experiment, or else the method and the model, or else what verl calls the run."""
-    chosen = composed.choices
-    groups = ("experiment",) if "experiment" in chosen else ("algo", "model")
-    return "-".join(chosen[group] for group in groups if group in chosen) or str(
-        composed.config.trainer.experiment_name
-    )
 
 
 def command_of(composed: Composed, config: DictConfig) -> list[str]:
     """verl's trainer, by the cluster's interpreter."""
     own = composed.command()
-    return ["python", *own, *(override for override in fixed(config) if override not in own)]
+    kept = [override for override in fixed(config) if override not in own]
+    if named_folder(composed.config):
+        # Written out it would hide from the driver that an earlier attempt was kept under another name.
+        kept = [override for override in kept if not override.startswith("trainer.default_local_dir=")]
+    return ["python", *own, *kept]
+
+
+def named_folder(config: DictConfig) -> bool:
+    """Whether the folder of checkpoints depends on the run's names alone, which are the same in every attempt.
+
+    Example:
+        >>> named_folder(OmegaConf.create({"trainer": {"default_local_dir": "/runs/${trainer.experiment_name}"}}))
+        True
+        >>> named_folder(OmegaConf.create({"trainer": {"default_local_dir": "/runs/${oc.env:USER}"}}))
+        False
+    """
+    raw: Any = OmegaConf.to_container(config.trainer, resolve=False)
+    found = set(re.findall(r"\$\{(.*?)\}", raw["default_local_dir"]))
+    return bool(found) and found <= {"trainer.project_name", "trainer.experiment_name"}
 
 
 def _platform(composed: Composed) -> dict[str, str]:
