@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.bridge.driver import ConfigError, nearest
 from verl_ext.bridge.search_path import GROUPS, config_dir, hydra_name, register
+from verl_ext.presets import Preset, find
 
 if TYPE_CHECKING:
     from verl_ext.bridge.row_source import RowSource
@@ -40,6 +41,11 @@ class Composed:
     primary: str
     arguments: list[str]
     choices: dict[str, str]
+
+    @cached_property
+    def preset(self) -> Preset | None:
+        """The choice of ``algo``, the experiment's included, with what it says alone."""
+        return find(self.primary, self.arguments, self.choices.get("algo"), _with_hydra)
 
     def command(self) -> list[str]:
         """What comes after the interpreter's name."""
@@ -265,7 +271,11 @@ def verl_config_dir() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "trainer" / "config"
 
 
-def _hydra(primary: str, overrides: Sequence[str]) -> DictConfig:
+def _with_hydra(primary: str, overrides: Sequence[str]) -> DictConfig:
+    return _hydra(primary, overrides, hydra=True)
+
+
+def _hydra(primary: str, overrides: Sequence[str], hydra: bool = False) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -274,6 +284,6 @@ def _hydra(primary: str, overrides: Sequence[str]) -> DictConfig:
     register()
     try:
         with initialize_config_dir(str(verl_config_dir()), version_base=None):
-            return hydra_compose(primary, overrides=list(overrides))
+            return hydra_compose(primary, list(overrides), return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise _error([str(error)]) from error
