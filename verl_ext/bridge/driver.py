@@ -83,8 +83,12 @@ def same_key(fault: str, told: Iterable[str]) -> bool:
 
 def same_class(fault: str, told: Iterable[str]) -> bool:
     """Whether a fault says that class and loss do not belong together, where another one has named either key."""
-    about = fault.startswith("actor_rollout_ref.actor.policy_loss: ") and ("loss_mode=" in fault or "_target_=" in fault)
-    return about and any(f"{key}=" in other for key in (LOSS, CLASS) for other in told)
+    about = "loss_mode=" in fault or "_target_=" in fault
+    return (
+        about
+        and fault.startswith("actor_rollout_ref.actor.policy_loss: ")
+        and any(f"{key}=" in other for key in (LOSS, CLASS) for other in told)
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 GROUP, EXPERIMENT, SEARCH_PATH = "algo", "experiment", "hydra.searchpath"
 
-Compose = Callable[[str, Sequence[str]], DictConfig]
+Compose = Callable[[str | None, Sequence[str]], DictConfig]
 """Name of a config and overrides -> the configuration, with Hydra's own node in it."""
 
 
@@ -98,7 +98,7 @@ def faults(config: DictConfig, preset: Preset | None, told: Iterable[str]) -> li
     return [preset.fault(config, broken)] if broken else []
 
 
-def find(primary: str, overrides: Sequence[str], name: str | None, compose: Compose) -> Preset | None:
+def find(primary: str | None, overrides: Sequence[str], name: str | None, compose: Compose) -> Preset | None:
     """The preset of a configuration, or None where none of ours was chosen.
 
     Args:

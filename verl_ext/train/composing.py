@@ -45,7 +45,7 @@ class Composed:
     @cached_property
     def preset(self) -> Preset | None:
         """The choice of ``algo``, the experiment's included, with what it says alone."""
-        return find(self.primary, self.arguments, self.choices.get("algo"), _with_hydra)
+        return find(self.primary, self.arguments, self.choices.get("algo"), with_hydra)
 
     def command(self) -> list[str]:
         """What comes after the interpreter's name."""
@@ -271,11 +271,12 @@ def verl_config_dir() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "trainer" / "config"
 
 
-def _with_hydra(primary: str, overrides: Sequence[str]) -> DictConfig:
-    return _hydra(primary, overrides, hydra=True)
+def _hydra(primary: str, overrides: Sequence[str]) -> DictConfig:
+    return with_hydra(primary, overrides, False)
 
 
-def _hydra(primary: str, overrides: Sequence[str], hydra: bool = False) -> DictConfig:
+def with_hydra(primary: str | None, overrides: Sequence[str], node: bool = True) -> DictConfig:
+    """Compose; with Hydra's own node in it, which has the choices."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -284,6 +285,6 @@ def _hydra(primary: str, overrides: Sequence[str], hydra: bool = False) -> DictC
     register()
     try:
         with initialize_config_dir(str(verl_config_dir()), version_base=None):
-            return hydra_compose(primary, list(overrides), return_hydra_config=hydra)
+            return hydra_compose(primary, list(overrides), return_hydra_config=node)
     except (HydraException, OmegaConfBaseException) as error:
         raise _error([str(error)]) from error
