@@ -73,10 +73,11 @@ class Preset:
         return f"a file that is merged after it says so; add {key}={shown(own)} to the command line"
 
     def _fitting(self, config: DictConfig) -> str | None:
-        """The preset whose method would run; of several the one with the fewest other values."""
+        """The preset whose method would run; of several the one with the fewest other values, which says the most."""
         others = [Preset(name, "", alone(name)) for name in names()]
-        fitting = [(len(other.changed(config)), other.name) for other in others if not other.broken(config)]
-        return min(fitting)[1] if fitting else None
+        fitting = [other for other in others if not other.broken(config)]
+        ranked = sorted((len(other.changed(config)), -len(other.keys), other.name) for other in fitting)
+        return ranked[0][2] if ranked else None
 
     def summary(self, config: DictConfig) -> str:
         """The keys that were changed, each with the preset's value in brackets; empty where there is none."""
