@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import verl
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tests.platform import programs
 
 # verl's defaults lack a micro-batch size; with dynamic batching none is needed.
 RUNNABLE = (
@@ -23,3 +28,28 @@ def compose(*overrides: str, name: str = "ppo_trainer") -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(VERL_CONFIGS), version_base=None):
         return hydra_compose(name, overrides=[*overrides, *RUNNABLE])
+
+
+@contextmanager
+def entry_point(*overrides: str, name: str = "ppo_trainer") -> Iterator[DictConfig]:
+    """What verl's entry point is given, while Hydra's choices are known in the process as `hydra.main` makes them."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(VERL_CONFIGS), version_base=None):
+        whole = hydra_compose(name, [*overrides, *RUNNABLE], return_hydra_config=True)
+        HydraConfig.instance().set_config(whole)
+        try:
+            yield OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+        finally:
+            HydraConfig.instance().cfg = None
+
+
+def refused(folder: Path, *overrides: str) -> str:
+    """What verl's own entry point says, from a foreign directory, in a run that ends before Ray starts."""
+    # Ray makes `ray/session_*` under this folder as the first thing it does.
+    arguments = ["-m", "verl.trainer.main_ppo", *overrides, *RUNNABLE, f"hydra.run.dir={folder}/hydra"]
+    finished = programs.run(*arguments, cwd=folder, RAY_TMPDIR=str(folder))
+    assert finished.returncode != 0
+    assert "Started a local Ray instance" not in finished.output
+    assert "ray init kwargs" not in finished.output
+    assert not list(folder.glob("**/session_*"))
+    return finished.output

@@ -10,10 +10,10 @@ import verl.utils.config
 from omegaconf import DictConfig
 from verl.trainer import main_ppo
 
-from tests.bridge.configurations import RUNNABLE, compose
-from tests.platform import programs
+from tests.bridge.configurations import compose, entry_point, refused
 from verl_ext.bridge import driver, probe
 from verl_ext.bridge.driver import ConfigError, faults, nearest
+from verl_ext.presets import of_this_process
 
 ROLLOUT = "actor_rollout_ref.rollout"
 LOSS = "actor_rollout_ref.actor.policy_loss"
@@ -39,14 +39,17 @@ PRESETS = sorted(file.stem for file in (Path(__file__).resolve().parents[2] / "c
 
 # Presets that are named otherwise than the loss they choose.
 VANILLA = ("clip_higher", "dr_grpo", "max_entropy", "min_entropy")
-CHOSEN = {"lpo": "sspo", **dict.fromkeys(VANILLA, "vanilla")}
+CHOSEN = {"lpo": "sspo", "espo_loss": "espo", **dict.fromkeys(VANILLA, "vanilla")}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_runs_its_own_method(preset: str) -> None:
     """A preset alone has no fault: what its method needs is switched on, and nothing is left at verl's default."""
-    composed = compose("+backend=cpu", f"+algo={preset}")
-    assert faults(composed) == []
+    with entry_point("+backend=cpu", f"+algo={preset}") as composed:
+        chosen = of_this_process()
+    assert chosen is not None
+    assert faults(composed, chosen) == []
+    assert chosen.summary(composed) == "", "the preset's file was read otherwise than Hydra reads it"
     loss = composed.actor_rollout_ref.actor.policy_loss.loss_mode
     ran = {loss, str(composed.algorithm.adv_estimator)}
     assert CHOSEN.get(preset, preset) in ran
@@ -241,28 +244,15 @@ def test_contract_the_entry_point_validates_before_it_starts_ray() -> None:
     assert "ray.init(" in inspect.getsource(main_ppo.run_ppo)
 
 
-def stock(tmp_path: Path, *overrides: str) -> programs.Finished:
-    """verl's own entry point, from a foreign directory, with Ray's sessions in a folder of this test."""
-    # Ray makes `ray/session_*` under this folder as the first thing it does.
-    arguments = ["-m", "verl.trainer.main_ppo", "+backend=cpu", "+algo=espo", *RUNNABLE, *overrides]
-    finished = programs.run(*arguments, f"hydra.run.dir={tmp_path}/hydra", cwd=tmp_path, RAY_TMPDIR=str(tmp_path))
-    assert finished.returncode != 0
-    assert "Started a local Ray instance" not in finished.output
-    assert "ray init kwargs" not in finished.output
-    assert not list(tmp_path.glob("**/session_*"))
-    return finished
-
-
 def test_the_stock_entry_point_refuses_all_faults_before_ray_starts(tmp_path: Path) -> None:
     (tmp_path / "checkpoints/verl_examples/gsm8k/global_step_3").mkdir(parents=True)
-    finished = stock(tmp_path, f"{LOSS}.loss_mode=espoo", "algorithm.adv_estimator=epso")
-    assert "checkpoints/verl_ext/espo-deepseek-llm-7b-chat-gsm8k-train-seed42 holds no checkpoint" in finished.output
-    assert "Set trainer.default_local_dir=checkpoints/verl_examples/gsm8k to go on from there" in finished.output
-    assert f"{LOSS}.loss_mode=espoo: no such policy loss; did you mean 'espo'?" in finished.output
-    assert "algorithm.adv_estimator=epso: no such estimator; did you mean 'espo'?" in finished.output
+    said = refused(tmp_path, "+backend=cpu", "+algo=espo", f"{LOSS}.loss_mode=espoo", "algorithm.adv_estimator=epso")
+    assert "checkpoints/verl_ext/espo-deepseek-llm-7b-chat-gsm8k-train-seed42 holds no checkpoint" in said
+    assert "Set trainer.default_local_dir=checkpoints/verl_examples/gsm8k to go on from there" in said
+    assert f"{LOSS}.loss_mode=espoo: no such policy loss; did you mean 'espo'?" in said
+    assert "algorithm.adv_estimator=epso: no such estimator; did you mean 'espo'?" in said
 
 
 @pytest.mark.ray
 def test_the_stock_entry_point_refuses_a_misspelt_hyper_parameter(tmp_path: Path) -> None:
-    finished = stock(tmp_path, f"+{LOSS}.alhpa=0.1")
-    assert "did you mean 'alpha'?" in finished.output
+    assert "did you mean 'alpha'?" in refused(tmp_path, "+backend=cpu", "+algo=espo", f"+{LOSS}.alhpa=0.1")

@@ -39,10 +39,3 @@ def test_the_folder_is_found_in_a_wheel_and_in_a_checkout(tmp_path: Path, monkey
     assert search_path.config_dir() == tmp_path / "configs"
     (package / "configs" / "algo").mkdir(parents=True)
     assert search_path.config_dir() == package / "configs"
-
-
-def test_every_algo_is_valid_yaml_for_the_whole_configuration() -> None:
-    names = sorted(file.stem for file in (search_path.config_dir() / "algo").glob("*.yaml"))
-    assert "espo" in names
-    for name in names:
-        assert compose(f"+algo={name}").algorithm.adv_estimator

@@ -83,21 +83,24 @@ def bypass(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
 
 @pytest.fixture(scope="session")
 def erpo_with_tepo(tmp_path_factory: pytest.TempPathFactory, data: Path) -> trainer.Run:
-    """An estimator and a loss in one run, since each run costs more than a minute.
+    """An estimator and a loss in one run, since each run costs more than a minute; no preset has the two.
 
     At the other runs' learning rate the responses become alike within two steps: whole groups fail together, as the
     reward crashes by the response's text, and TEPO's penalty needs positive advantages.
     """
     folder = tmp_path_factory.mktemp("erpo_with_tepo")
-    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=3, algo="erpo")
-    tepo = [
+    arguments = trainer.overrides(model(folder / "model", "tiny_dense"), data, steps=3, algo=None)
+    both = [
+        "algorithm.adv_estimator=erpo",
+        "actor_rollout_ref.actor.use_kl_loss=true",
+        "actor_rollout_ref.actor.kl_loss_coef=0",
         "actor_rollout_ref.actor.policy_loss._target_=verl_ext.config.TEPOLossConfig",
         "actor_rollout_ref.actor.policy_loss.loss_mode=tepo",
         "+actor_rollout_ref.actor.policy_loss.kl_coef=1",
         "actor_rollout_ref.actor.calculate_entropy=true",
         "actor_rollout_ref.actor.optim.lr=1e-5",
     ]
-    return trainer.run(folder / "run", [*arguments, *tepo])
+    return trainer.run(folder / "run", [*arguments, *both])
 
 
 @pytest.fixture(scope="session")

@@ -76,12 +76,12 @@ ROWS = 32  # of a training step below: 8 prompts, 4 responses each
 MINI_BATCH = 16
 
 
-def overrides(model: Path, data: Path, steps: int, algo: str = "espo") -> list[str]:
-    """A run of a few steps with two mini-batches a rollout and dynamic batching."""
+def overrides(model: Path, data: Path, steps: int, algo: str | None = "espo") -> list[str]:
+    """A run of a few steps with two mini-batches a rollout and dynamic batching; None for a method spelt out."""
     rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
     return [
         "+backend=cpu",
-        f"+algo={algo}",
+        *([f"+algo={algo}"] if algo else []),
         f"data.train_files={data}/train.parquet",
         f"data.val_files={data}/validation.parquet",
         "data.train_batch_size=8",

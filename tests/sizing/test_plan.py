@@ -201,6 +201,7 @@ def test_json_where_nothing_can_be_generated(capsys: pytest.CaptureFixture[str])
         ([*SEVEN, "actor_rollout_ref.rollout.tensor_model_parallel_size=3"], {}, "cannot be divided"),
         ([*SEVEN, "actor_rollout_ref.model.path=no/model"], {}, "sizes of no/model are not known"),
         (["algo=nothing"], {}, "nothing"),
+        ([*SEVEN, "algorithm.adv_estimator=grpo"], {}, "algo=espo would not run"),
         (SEVEN, {"gpu": "h1000"}, "choose one of a100-40gb"),
     ],
 )

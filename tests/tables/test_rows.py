@@ -99,7 +99,9 @@ def test_no_row_is_missing() -> None:
 
 @by_row
 def test_a_row_composes_without_faults(row: Row) -> None:
-    assert check(composed(*row.hydra_overrides()).config) == []
+    """Nor does it change, beside its hyper-parameters, what makes its preset the method that it is."""
+    found = composed(*row.hydra_overrides())
+    assert check(found.config, found.preset) == []
 
 
 @by_row
@@ -118,6 +120,8 @@ def test_a_row_as_an_experiment_is_the_same_config(row: Row) -> None:
     spelt_out = composed(*row.hydra_overrides())
     assert leaves(named.config) == leaves(spelt_out.config)
     assert named.primary == spelt_out.primary
+    assert named.preset.chosen_by == f"experiment={row.reference}"
+    assert named.preset.broken(named.config) == {}
 
 
 # --- rows that are not -------------------------------------------------------------------------------------------

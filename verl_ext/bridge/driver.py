@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from verl_ext import run_settings
 from verl_ext.bridge import compatibility
 from verl_ext.guards import configuration as guards
+from verl_ext.presets import choice
+from verl_ext.presets.identity import CLASS, LOSS
 from verl_ext.rollout import source
 from verl_ext.run_report import keys
 
@@ -25,10 +28,13 @@ def bind(config_module: ModuleType) -> None:
 
     @functools.wraps(original)
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> Any:
-        found = [*named(config), *faults(config)]
+        preset = choice.of_this_process()
+        found = [*named(config), *faults(config, preset)]
         if found:
             raise ConfigError("the configuration cannot run:\n" + "\n".join(f"  - {fault}" for fault in found))
         result = original(config, *args, **kwargs)
+        if preset is not None:
+            sys.stdout.write(f"verl_ext.preset {preset.name}; changed: {preset.summary(config) or 'nothing'}\n")
         from verl_ext.bridge import probe
 
         probe.arrange(config)
@@ -59,8 +65,13 @@ def named(config: Any) -> list[str]:
     return run_name.folder_faults(config, hydra.runtime.choices, hydra.overrides.task)
 
 
-def faults(config: Any) -> list[str]:
-    """Every fault of a composed trainer configuration, as sentences; empty when there is none."""
+def faults(config: Any, preset: choice.Preset | None = None) -> list[str]:
+    """Every fault of a composed trainer configuration, as sentences; empty when there is none.
+
+    Args:
+        config: verl's.
+        preset: what was chosen, where that is known; the configuration must be its method.
+    """
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
     actor = config.actor_rollout_ref.actor
@@ -74,15 +85,32 @@ def faults(config: Any) -> list[str]:
         found.append(
             f"algorithm.adv_estimator={estimator}: no such estimator{nearest(estimator, ADV_ESTIMATOR_REGISTRY)}"
         )
-    found += policy_loss_faults(actor.policy_loss, loss)
+    named = choice.faults(config, preset, found)
+    found += named
+    found += [fault for fault in policy_loss_faults(actor.policy_loss, loss) if not same_class(fault, named)]
     found += estimator_faults(config, estimator)
     found += source.faults(config)
     found += run_settings.faults(config)
-    found += method_faults(config, loss, estimator)
+    found += [fault for fault in method_faults(config, loss, estimator) if not same_key(fault, named)]
     found += compatibility.faults(config)
     found += guards.faults(config)
     found += keys.faults(config)
     return found
+
+
+def same_key(fault: str, told: Iterable[str]) -> bool:
+    """Whether a fault begins with a key that another one has named."""
+    return any(f"{fault.partition('=')[0]}=" in other for other in told)
+
+
+def same_class(fault: str, told: Iterable[str]) -> bool:
+    """Whether a fault says that class and loss do not belong together, where another one has named either key."""
+    about = "loss_mode=" in fault or "_target_=" in fault
+    return (
+        about
+        and fault.startswith("actor_rollout_ref.actor.policy_loss: ")
+        and any(f"{key}=" in other for key in (LOSS, CLASS) for other in told)
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

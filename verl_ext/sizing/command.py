@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from verl_ext.bridge.driver import ConfigError
+from verl_ext.presets import Preset, choice
 from verl_ext.sizing import gpus, report
 from verl_ext.sizing.knobs import helpful
 from verl_ext.sizing.model import measure
@@ -39,8 +40,9 @@ def plan(
     """
     console = console or Console(stderr=as_json, soft_wrap=True, highlight=False, markup=False)
     try:
-        config = compose(arguments).config
-        found = faults(config)
+        composed = compose(arguments)
+        config = composed.config
+        found = faults(config, composed.preset)
         if found:
             console.print("the configuration cannot be planned:", *(f"  - {fault}" for fault in found), sep="\n")
             return 1
@@ -58,10 +60,10 @@ def plan(
     return 0 if result.fits else 1
 
 
-def faults(config: Any) -> list[str]:
-    """Why nothing can be computed: keys without a value, and sizes that do not divide."""
+def faults(config: Any, preset: Preset | None = None) -> list[str]:
+    """Why nothing can be computed: keys without a value, sizes that do not divide, a preset that would not run."""
     found, complete = unset(config)
-    return [*found, *fitness.faults(config)] if complete else found
+    return [*found, *choice.faults(config, preset, found), *fitness.faults(config)] if complete else found
 
 
 def of(config: Any, gpu: str) -> Plan:

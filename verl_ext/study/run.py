@@ -135,7 +135,7 @@ def trainer(cell: Cell, assets: Assets, folder: Path) -> tuple[list[str], int, i
             f"hydra.run.dir={folder}/hydra",
         ]
     )
-    if faults := check(composed.config):
+    if faults := check(composed.config, composed.preset):
         raise RunFailed("the configuration is not fit for training", [f"- {fault}" for fault in faults])
     config = composed.config
     return command_line(composed.command()), config.trainer.total_training_steps, config.data.val_max_samples

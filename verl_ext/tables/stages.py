@@ -95,7 +95,7 @@ def train_command(job: Job, model: str) -> list[str]:
     if job.row.kind == "sft":
         return sft_command(job, model)
     composed = compose(job.arguments([f"actor_rollout_ref.model.path={literal(model)}", *job.runtime()]))
-    if faults := check(composed.config):
+    if faults := check(composed.config, composed.preset):
         raise StageError("the configuration is not fit for training", [f"- {fault}" for fault in faults])
     return command_line(composed.command())
 

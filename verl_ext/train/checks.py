@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from verl_ext.presets import Preset
 from verl_ext.train import fitness, megatron, notes
 
 # A value that lets the other checks go on where a key must still be set.
@@ -33,18 +34,22 @@ class Findings:
     notes: list[str]
 
 
-def check(config: DictConfig) -> list[str]:
+def check(config: DictConfig, preset: Preset | None = None) -> list[str]:
     """All faults of a composed configuration: the methods', verl's own, and those of how the numbers fit together.
+
+    Args:
+        config: composed.
+        preset: `Composed.preset`, to know whether that is what would run.
 
     Example:
         >>> from verl_ext.train import check, compose
         >>> check(compose(["algo=sspo", "backend=fsdp", "data.train_batch_size=100"]).config)[0][:60]
         'data.train_batch_size=100 is below actor_rollout_ref.actor.p'
     """
-    return examine(config).faults
+    return examine(config, preset).faults
 
 
-def examine(config: DictConfig) -> Findings:
+def examine(config: DictConfig, preset: Preset | None = None) -> Findings:
     """As `check`, with the notes. The configuration is left as it is."""
     # verl's plugin mechanism registers our methods in verl.
     import verl  # noqa: F401
@@ -56,13 +61,13 @@ def examine(config: DictConfig) -> Findings:
     found, complete = unset(config)
     if not complete:
         return Findings([*found, *keys.faults(config)], [])
-    found += driver.faults(config)
+    found += driver.faults(config, preset)
     found += fitness.faults(config)
     found += megatron.faults(config)
     raised, printed = _verls_own(config)
     # Where verl stumbles over a fault that is told already, its words add nothing.
     told = "\n".join(found)
-    found += [fault for fault in raised if fault not in told]
+    found += [fault for fault in raised if fault not in told and not driver.same_class(fault, found)]
     return Findings(found, [*printed, *notes.notes(config)])
 
 

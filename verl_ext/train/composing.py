@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext import run_name
 from verl_ext.bridge.driver import ConfigError, nearest
 from verl_ext.bridge.search_path import GROUPS, config_dir, hydra_name, register
+from verl_ext.presets import Preset, find
 
 if TYPE_CHECKING:
     from verl_ext.bridge.row_source import RowSource
@@ -43,6 +44,11 @@ class Composed:
     arguments: list[str]
     choices: dict[str, str]
     names: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def preset(self) -> Preset | None:
+        """The choice of ``algo``, the experiment's included, with what it says alone."""
+        return find(self.primary, self.arguments, self.choices.get("algo"), with_hydra)
 
     def command(self) -> list[str]:
         """What comes after the interpreter's name."""
@@ -284,6 +290,11 @@ def verl_config_dir() -> Path:
 
 
 def _hydra(primary: str, overrides: Sequence[str]) -> DictConfig:
+    return with_hydra(primary, overrides, False)
+
+
+def with_hydra(primary: str | None, overrides: Sequence[str], node: bool = True) -> DictConfig:
+    """Compose; with Hydra's own node in it, which has the choices."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -292,6 +303,6 @@ def _hydra(primary: str, overrides: Sequence[str]) -> DictConfig:
     register()
     try:
         with initialize_config_dir(str(verl_config_dir()), version_base=None):
-            return hydra_compose(primary, overrides=list(overrides))
+            return hydra_compose(primary, list(overrides), return_hydra_config=node)
     except (HydraException, OmegaConfBaseException) as error:
         raise _error([str(error)]) from error

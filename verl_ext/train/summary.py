@@ -23,6 +23,8 @@ def summary(composed: Composed, resolves: bool = True) -> list[str]:
     lines = [f"choices   {' '.join(chosen) or 'none of our groups'} on {composed.primary}"]
     if resolves:
         lines += [f"{name:10}{text}" for name, text in numbers(composed.config).items()]
+        changed = composed.preset.summary(composed.config) if composed.preset else ""
+        lines += [f"changed   {changed}; in brackets what the preset has"] if changed else []
     return [*lines, f"command   python {shlex.join(composed.command())}"]
 
 

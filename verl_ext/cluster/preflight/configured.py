@@ -68,7 +68,7 @@ def _wanted(composed: Composed) -> Wanted:
 
 
 def _examined(composed: Composed) -> tuple[Finding, ...]:
-    found = examine(composed.config)
+    found = examine(composed.config, composed.preset)
     # Each node is asked for the files; that they are not on this machine says nothing.
     told = set(file_notes(composed.config)) if found.notes else set()
     return tuple(config_findings(found.faults, [note for note in found.notes if note not in told]))

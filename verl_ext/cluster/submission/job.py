@@ -130,7 +130,7 @@ def prepare(request: Request, shell: Mapping[str, str] | None = None) -> Prepare
     named = collect(shell, request.env)
     with _variables({**named.open, **named.named}):
         composed = compose(request.arguments)
-        findings = examine(composed.config)
+        findings = examine(composed.config, composed.preset)
         if findings.faults:
             return Prepared(None, [*named.faults, *findings.faults], findings.notes)
         config = copy.deepcopy(composed.config)
