@@ -110,6 +110,16 @@ def split(rows: Iterable[Row], where: str = "") -> list[Attempt]:
     return list(found.values())
 
 
+def first_trained(step: int, data: Values) -> int:
+    """The first step that an attempt trains, by what it logs first: maybe the validation of what it resumes from.
+
+    Example:
+        >>> first_trained(5, {"actor/entropy": 0.5}), first_trained(5, {"val-core/sums/acc/mean@1": 0.5})
+        (5, 6)
+    """
+    return step + (bool(data) and all(name.startswith(VALIDATION) for name in data))
+
+
 def current(attempts: Sequence[Attempt]) -> tuple[dict[int, dict[str, Any]], list[str]]:
     """The steps that count, in order, and a note for each attempt that took steps back.
 
@@ -128,19 +138,15 @@ def current(attempts: Sequence[Attempt]) -> tuple[dict[int, dict[str, Any]], lis
     notes = []
     for attempt in attempts:
         begun = min(attempt.steps)
-        validated = _only_validated(attempt.steps[begun])
-        void = sorted(step for step in kept if step >= begun + validated)
+        first = first_trained(begun, attempt.steps[begun])
+        void = sorted(step for step in kept if step >= first)
         for step in void:
             del kept[step]
         if void:
-            notes.append(f"{attempt.name} began at step {begun + validated}: {_named(void)} void")
+            notes.append(f"{attempt.name} began at step {first}: {_named(void)} void")
         resumed = dict(_trained(kept.pop(begun, {})))
         kept |= {**attempt.steps, begun: {**resumed, **attempt.steps[begun]}}
     return dict(sorted(kept.items())), notes
-
-
-def _only_validated(data: Values) -> bool:
-    return bool(data) and all(name.startswith(VALIDATION) for name in data)
 
 
 def _trained(data: Values) -> Iterator[tuple[str, Any]]:
