@@ -266,4 +266,6 @@ def test_weights_of_zero_are_no_signal_either(write: Writer) -> None:
 def test_rows_without_an_advantage_are_counted(write: Writer) -> None:
     advantages = made.columns(4)["advantages"]
     advantages[2] = advantages[2] * 0
-    assert load(write(advantages=advantages)).notes[-1] == "1 of 4 rows have the advantage 0 and no part in any gradient"
+    assert (
+        load(write(advantages=advantages)).notes[-1] == "1 of 4 rows have the advantage 0 and no part in any gradient"
+    )
