@@ -31,7 +31,8 @@ def calibrate(
 ) -> None:
     """Propose ESPO's alpha and SSPO's alpha, beta and gamma from a dumped batch, and predict what they clip.
 
-    The exit status is 1 if the target cannot be met or the batch has no signal, 2 if the input cannot be used; every fault is listed.
+    The exit status is 1 if the target cannot be met or the batch has no signal, 2 if the input cannot be used; every
+    fault is listed.
     """
     from verl_ext.calibrate import figure, report
     from verl_ext.calibrate.run import Request

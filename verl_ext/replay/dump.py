@@ -34,8 +34,8 @@ SOURCES = {
 IDS = ("segment_ids", "group_ids")
 REQUIRED = ("advantages", "old_log_prob")
 NO_SIGNAL = (
-    "no signal: the advantage of every token is 0, as it is where all rewards of a group are equal. No loss learns from "
-    "this batch; take one of a step in which some group has different rewards"
+    "no signal: the advantage of every token is 0, as it is where all rewards of a group are equal. No loss learns "
+    "from this batch; take one of a step in which some group has different rewards"
 )
 
 
