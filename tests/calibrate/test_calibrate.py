@@ -238,3 +238,32 @@ def test_picture_of_one_loss(ladder: Path) -> None:
     found = calibrate(Request(ladder, ["espo"], target_clip=0.3))
     assert figure.picture(found).startswith(b"\x89PNG")
     assert report.lines(found)[2] == "ESPO, for no more than 30% clipped"
+
+
+@pytest.mark.parametrize("options", [[], ["--target-clip", "0.05"]])
+def test_nothing_is_proposed_from_a_batch_without_a_signal(dump: Path, tmp_path: Path, options: list[str]) -> None:
+    """Every advantage 0. GSPO's mean width over the mean entropy needs none, and is called what it is."""
+    columns = dict(batch_file.read(dump).columns)
+    columns["advantages"] = [np.zeros(len(row)) for row in columns["advantages"]]
+    path, plot = tmp_path / "silent.parquet", tmp_path / "plot.png"
+    batch_file.write(path, columns, 1, {"vocab_size": made.VOCAB})
+    app = typer.Typer()
+    app.command()(command)
+    done = CliRunner().invoke(app, [str(path), "--plot", str(plot), *options])
+    assert done.exit_code == 1
+    assert done.output.startswith("no signal: the advantage of every token is 0, ")
+    assert "No clip range is proposed." in done.output
+    assert "policy_loss" not in done.output
+    assert ("ESPO, for the mean clip width of gspo" in done.output) == (not options)
+    assert f"not written: {plot}" in done.output
+    assert not plot.exists()
+    data = json.loads(CliRunner().invoke(app, [str(path), "--json", *options]).output)
+    assert (data["signal"], data["espo"]["alpha"], data["sspo"]["alpha"]) == (False, None, None)
+
+
+def test_no_alpha_meets_a_target_where_every_ratio_is_one() -> None:
+    tokens = espo.Tokens(np.ones(4), np.full(4, 0.5), np.ones(4))
+    for target in (0.0, 0.05):
+        found = espo.for_target(tokens, target).solution
+        assert found.value is None
+        assert found.reason.startswith("every ratio is 1")

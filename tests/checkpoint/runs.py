@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 from tests.e2e import trainer
 from verl_ext.process import ProcessFamily
+from verl_ext.run_report.history import History
 
 EXTERNAL = Path(__file__).resolve().parent / "external"
 ROWS, STEPS_PER_EPOCH = 20, 2  # eight rows a step, four left over in each epoch
@@ -90,9 +90,7 @@ def until_killed(folder: Path, arguments: list[str], kept: Path, when: Callable[
 
 def steps_logged(metrics: Path) -> int:
     """The last training step of which metrics are on disk."""
-    if not metrics.exists():
-        return 0
-    return max((json.loads(line)["step"] for line in metrics.read_text().splitlines() if line.endswith("}")), default=0)
+    return max((record.step for record in History.read(metrics).records), default=0)
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, float]:

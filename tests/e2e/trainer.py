@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_ext.process import ProcessFamily
+from verl_ext.run_report.history import History
 
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 600
@@ -36,8 +37,7 @@ class Run:
     @property
     def steps(self) -> list[dict[str, Any]]:
         """Metrics of the training steps, in order."""
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["data"] for line in lines if json.loads(line)["step"] > 0]
+        return [record.values for record in History.read(self.folder / "metrics.jsonl").steps()]
 
     @property
     def executions(self) -> list[dict[str, Any]]:

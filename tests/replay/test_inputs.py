@@ -231,3 +231,41 @@ def test_a_setting_that_the_loss_does_not_have_is_answered_with_those_that_it_ha
     assert "--loss erpo: vanilla has no hyper-parameter alpha, nor has verl's actor such a key; there is: " in text
     assert "--loss espo: espo has no hyper-parameter alpa" in text
     assert "did you mean 'alpha'?" in text
+
+
+def test_a_batch_without_a_signal_says_so_first(write: Writer, tmp_path: Path) -> None:
+    """No advantage: no gradient, nothing clipped, no cosine; and no row of dashes that says so."""
+    path = write(advantages=like(0.0))
+    app = typer.Typer()
+    app.command()(command)
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, [str(path), "--loss", "espo", "--loss", "grpo", "--out", str(page)])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("no signal: the advantage of every token is 0, ")
+    assert "cosine  " not in done.output
+    assert not any(line.split()[-1:] == ["-"] for line in done.output.splitlines())
+    assert "no signal: the advantage of every token is 0" in page.read_text()
+    data = report.as_data(replay(Request(path, ["espo"])))
+    assert data["signal"] is False
+    assert report.as_data(replay(Request(write(), ["espo"])))["signal"] is True
+
+
+def test_a_kl_term_is_left_without_a_signal(write: Writer) -> None:
+    """TEPO's penalty has a gradient of its own, so that its norm and a cosine are shown."""
+    settings = ["tepo:kl_coef=0.1", "tepo:kl_mask=all"]
+    path = write(advantages=like(0.0), ref_log_prob=[row - 0.5 for row in made.columns(4)["log_probs"]])
+    done = replay(Request(path, ["tepo"], settings))
+    assert done.norms.item() > 0
+    assert len(report.tables(done)) == 2
+
+
+def test_weights_of_zero_are_no_signal_either(write: Writer) -> None:
+    assert not load(write(rollout_is_weights=like(0.0))).signal
+
+
+def test_rows_without_an_advantage_are_counted(write: Writer) -> None:
+    advantages = made.columns(4)["advantages"]
+    advantages[2] = advantages[2] * 0
+    assert (
+        load(write(advantages=advantages)).notes[-1] == "1 of 4 rows have the advantage 0 and no part in any gradient"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -9,12 +11,16 @@ from pathlib import Path
 
 import pytest
 import typer
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from tests.run_report import made
 from verl_ext.run_report import command, panels, tables
 from verl_ext.run_report.history import History, Record
 from verl_ext.run_report.methods import Band, Method, gather
+from verl_ext.run_report.sources import Logged
 
 app = typer.Typer()
 app.command()(command.report)
@@ -161,3 +167,77 @@ def test_all_faults_at_once_and_nothing_written(tmp_path: Path) -> None:
     assert "there is no folder" in lines[1]
     assert "gone: no such file or folder" in lines[2]
     assert not out.exists()
+
+
+def drawn(methods: list[Method], key: str) -> Axes:
+    """A panel of the comparison as it is drawn."""
+    panel = next(panel for panel in panels.COMPARED if panel.key == key)
+    bands = {
+        (number, name): method.band(panels.quantity(name))
+        for number, method in enumerate(methods)
+        for name, _ in panel.curves
+    }
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    panels._draw_compared(ax, panel, bands, weight=0)
+    panels.drawing.finish(ax, 2)
+    figure.canvas.draw()
+    return ax
+
+
+def run(name: str, **values: list[float]) -> Method:
+    """A run with these metrics at the steps 1, 2 ..."""
+    steps = range(1, 1 + max(map(len, values.values())))
+    records = [Record(step, {key.replace(".", "/"): v[step - 1] for key, v in values.items()}) for step in steps]
+    return Method(name, (Logged(History(records), "made", ()),))
+
+
+@pytest.mark.parametrize("most", [1.1e-5, 2.5e-5, 9e-5, 4e-4, 3.0, 0.0])
+def test_every_axis_has_labels_and_none_has_an_offset(most: float) -> None:
+    """From a tenth of a decade to five of them; an offset would stand over the second line of the heading."""
+    gap = {"training.rollout_log_probs_diff_max": [most, most], "training.rollout_log_probs_diff_mean": [1e-5, 1e-5]}
+    ax = drawn([run("a", **gap)], "mismatch")
+    low, high = ax.get_ylim()
+    shown = [label for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high and label.get_text()]
+    assert len(shown) >= 2
+    assert ax.yaxis.get_offset_text().get_text() == ""
+
+
+def test_a_narrow_range_far_from_zero_has_no_offset() -> None:
+    ax = drawn([run("a", **{"response_length.mean": [1e6 + 1, 1e6 + 3]})], "length")
+    assert ax.yaxis.get_offset_text().get_text() == ""
+
+
+def test_runs_that_coincide_are_both_seen() -> None:
+    values = {"critic.rewards.mean": [0.1, 0.9]}
+    near = {"critic.rewards.mean": [0.1001, 0.9]}
+    other = {"critic.rewards.mean": [0.15, 0.9]}
+    ax = drawn([run("a", **values), run("b", **near), run("c", **other)], "reward")
+    assert [line.get_linestyle() for line in ax.get_lines()] == ["-", "--", "-"]
+
+
+def test_hyper_parameters_stand_beside_the_last_values(tmp_path: Path) -> None:
+    """What the workers of the latest attempt printed, and Hydra's configuration; one key lacks its variable."""
+    log = made.log(tmp_path / "espo" / "metrics.jsonl", made.rows())
+    ran = {"loss": "espo", "hyper_parameters": {"alpha": 0.02, "clip": "adaptive"}, "rank": 0}
+    (log.parent / "train.1.log").write_text('verl_ext.execution {"loss": "gspo", "hyper_parameters": {}}\n')
+    (log.parent / "train.2.log").write_text(f"noise\n(WorkerDict pid=1) verl_ext.execution {json.dumps(ran)}\n")
+    os.utime(log.parent / "train.1.log", (1, 1))
+    hydra = log.parent / "hydra" / ".hydra"
+    hydra.mkdir(parents=True)
+    actor = {"optim": {"lr": 1e-6}, "loss_agg_mode": "${oc.env:NOT_SET_HERE}"}
+    model = {"path": "/models/Qwen/Qwen3-4B"}
+    (hydra / "config.yaml").write_text(json.dumps({"actor_rollout_ref": {"actor": actor, "model": model}}))
+    plain = made.log(tmp_path / "gspo" / "metrics.jsonl", made.rows())
+    found = gather([str(log.parent), str(plain)])
+    assert cells(tables.tables(found), "Hyper-parameters") == {
+        "loss": ["espo", ""],
+        "espo: alpha": ["0.02", ""],
+        "espo: clip": ["adaptive", ""],
+        "model": ["Qwen/Qwen3-4B", ""],
+        "learning rate": ["1e-06", ""],
+    }
+    page = command.make([str(log.parent)], tmp_path / "page.html")
+    assert page.index("<h2>Last values</h2>") < page.index("<h2>Hyper-parameters</h2>") < page.index("<figure")
+    assert page.count("<h2>Hyper-parameters</h2>") == 1

@@ -41,8 +41,8 @@ def test_attempts_are_joined_and_the_later_one_counts(tmp_path: Path) -> None:
     assert as_rows(logged.history) == {1: {"a": 1.0}, 2: {"a": 20.0}, 3: {"a": 300.0}}
     assert [file.name for file in logged.files] == ["metrics-1.jsonl", "metrics-2.jsonl", "metrics-10.jsonl"]
     assert logged.notes == (
-        "1 steps were run again in metrics-2.jsonl, whose values count",
-        "1 steps were run again in metrics-10.jsonl, whose values count",
+        "metrics-2.jsonl began at step 2: step 2 of the attempt before it is void",
+        "metrics-10.jsonl began at step 3: step 3 of the attempt before it is void",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from tests.e2e.trainer import one_at_a_time
 from verl_ext.platform.cpu import cpu_env
 from verl_ext.process import ProcessFamily
+from verl_ext.run_report.history import History
 
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 480
@@ -78,9 +79,7 @@ class Job:
 
     def steps(self) -> list[dict[str, Any]]:
         """Metrics of the training steps so far."""
-        file = self.folder / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [json.loads(line)["data"] for line in lines if json.loads(line)["step"] > 0]
+        return [record.values for record in History.read(self.folder / "metrics.jsonl").steps()]
 
     def until(self, done: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
         """Wait until something has happened; the job must not end before."""

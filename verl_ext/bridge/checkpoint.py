@@ -177,7 +177,7 @@ def chosen(trainer: Any) -> Path | None:
     except CheckpointCorrupt as error:
         if settings.on_corrupt == "stop" or error.older is None:
             raise
-        choice.say(f"{error}\nGoing back to {error.older}, because verl_ext.checkpoint.on_corrupt=previous.")
+        choice.say(f"{error}\nGoing back to {error.older}, as verl_ext.checkpoint.on_corrupt says.")
         start = error.older
     if start is None:
         return None

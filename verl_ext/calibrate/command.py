@@ -31,7 +31,8 @@ def calibrate(
 ) -> None:
     """Propose ESPO's alpha and SSPO's alpha, beta and gamma from a dumped batch, and predict what they clip.
 
-    The exit status is 1 if the target cannot be met, 2 if the input cannot be used; every fault is listed.
+    The exit status is 1 if the target cannot be met or the batch has no signal, 2 if the input cannot be used; every
+    fault is listed.
     """
     from verl_ext.calibrate import figure, report
     from verl_ext.calibrate.run import Request
@@ -53,6 +54,8 @@ def calibrate(
     with refusing("nothing was calibrated"):
         found = run(request)
     typer.echo(report.as_json(found) if as_json else "\n".join(report.lines(found)))
-    if plot is not None:
+    if plot is not None and found.dump.signal:
         write(plot, figure.picture(found), as_json)
-    raise typer.Exit(1 if found.espo is not None and found.espo.solution.value is None else 0)
+    elif plot is not None:
+        typer.echo(f"not written: {plot}: without a signal nothing is clipped at any value", err=True)
+    raise typer.Exit(0 if found.met else 1)

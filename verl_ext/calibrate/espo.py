@@ -93,7 +93,11 @@ def tokens_of(prepared: Prepared, dump: Dump) -> Tokens:
 
 def for_target(tokens: Tokens, target: float) -> Proposal:
     """The least alpha that clips no more than a share of the tokens."""
-    return Proposal(tokens, solve(tokens.critical, target), f"no more than {100 * target:g}% clipped", target)
+    aim = f"no more than {100 * target:g}% clipped"
+    if not (tokens.ratio != 1).any():
+        reason = "every ratio is 1, and nothing is clipped at any alpha; take a batch some updates after its rollout"
+        return Proposal(tokens, Solution(None, 0.0, reason), aim, target)
+    return Proposal(tokens, solve(tokens.critical, target), aim, target)
 
 
 def for_width(tokens: Tokens, width: float, name: str) -> Proposal:

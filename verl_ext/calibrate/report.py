@@ -7,6 +7,7 @@ from typing import Any
 
 from verl_ext.calibrate import espo, sspo
 from verl_ext.calibrate.run import Calibration
+from verl_ext.replay.dump import NO_SIGNAL
 from verl_ext.replay.report import percent
 
 WHERE = "actor_rollout_ref.actor.policy_loss"
@@ -15,7 +16,10 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 def as_data(found: Calibration) -> dict[str, Any]:
     """Everything that is printed, JSON-able."""
-    data: dict[str, Any] = {"rows": len(found.dump.keys), "tokens": found.dump.tokens, "notes": list(found.notes)}
+    data: dict[str, Any] = {"rows": len(found.dump.keys), "tokens": found.dump.tokens, "signal": found.dump.signal}
+    data["notes"] = list(found.notes)
+    if not found.dump.signal:
+        return data | _of_entropies(found)
     if found.espo is not None:
         data["espo"] = _espo_data(found.espo)
     if found.matched is not None:
@@ -29,6 +33,17 @@ def as_data(found: Calibration) -> dict[str, Any]:
 def as_json(found: Calibration) -> str:
     """See `as_data`."""
     return json.dumps(as_data(found), indent=1, allow_nan=False)
+
+
+def _of_entropies(found: Calibration) -> dict[str, Any]:
+    """What a batch without a signal says nevertheless; nothing is proposed from it."""
+    alpha = None if found.espo is None or found.espo.target is not None else found.espo.solution.value
+    data: dict[str, Any] = {"reason": NO_SIGNAL, "espo": {"alpha": None}, "sspo": {"alpha": None}, "of_entropies": {}}
+    if found.espo is not None and alpha is not None:
+        data["of_entropies"]["espo"] = {"alpha": alpha, "aim": found.espo.aim}
+    if found.sspo is not None:
+        data["of_entropies"]["sspo"] = {**found.sspo.values, "segments": len(found.sspo.segments.size)}
+    return data
 
 
 def _espo_data(proposal: espo.Proposal) -> dict[str, Any]:
@@ -57,6 +72,8 @@ def lines(found: Calibration) -> list[str]:
     """The report for people."""
     data = as_data(found)
     text = [f"{data['rows']} rows, {data['tokens']} tokens"]
+    if not data["signal"]:
+        return [f"{data['reason']}. No clip range is proposed.", *text, *_entropy_lines(data["of_entropies"])]
     if found.espo is not None:
         text += ["", *_espo_lines(data["espo"])]
     if "matched" in data:
@@ -65,6 +82,17 @@ def lines(found: Calibration) -> list[str]:
     if found.sspo is not None:
         text += ["", *_sspo_lines(data["sspo"])]
     return [*text, "", *(f"note  {note}" for note in found.notes)] if found.notes else text
+
+
+def _entropy_lines(data: dict[str, Any]) -> list[str]:
+    """Numbers that need neither advantages nor ratios, so called."""
+    text = ["", "from the entropies alone, of a policy that may not learn: no proposals"] if data else []
+    if "espo" in data:
+        text.append(f"  ESPO, for {data['espo']['aim']}: alpha {data['espo']['alpha']:g}")
+    if "sspo" in data:
+        values = ", ".join(f"{name} {data['sspo'][name]:g}" for name in ("alpha", "beta", "gamma"))
+        text.append(f"  SSPO, of {data['sspo']['segments']} segments: {values}")
+    return text
 
 
 def _sides(data: dict[str, Any]) -> str:

@@ -60,6 +60,11 @@ class Calibration:
     matched: Measured | None
     notes: Sequence[str]
 
+    @property
+    def met(self) -> bool:
+        """Whether there is a signal to propose from, and a value that does what was asked for."""
+        return self.dump.signal and (self.espo is None or self.espo.solution.value is not None)
+
 
 def calibrate(request: Request) -> Calibration:
     """Propose clip parameters from a dump.

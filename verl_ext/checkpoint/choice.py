@@ -193,7 +193,7 @@ def choose(
         text = f"{folder} is not a complete checkpoint:\n{listed(faults)}\n"
         if on_corrupt == "stop" or older is None:
             raise CheckpointCorrupt(text + way_out(older), older)
-        say(f"{text}Going back to {older}, because verl_ext.checkpoint.on_corrupt=previous.")
+        say(f"{text}Going back to {older}, as verl_ext.checkpoint.on_corrupt says.")
         folder = older
 
 

@@ -5,7 +5,6 @@ The demo's configuration with the back end for GPUs in the place of that for CPU
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from verl_ext.gpu_check.outcome import CheckError, demand
 from verl_ext.process import ProcessFamily, run_family
+from verl_ext.run_report.history import History
 
 SOURCE = "+algorithm.verl_ext.entropy_source=rollout"
 # bfloat16 in both engines; untouched by a sync that works, and exceeded many times over by weights of another step.
@@ -94,15 +94,9 @@ def run(steps: int, further: list[str]) -> list[dict[str, Any]]:
             raise CheckError(f"the trainer ended with status {status}: {text[-LARGE:]}")
         ran = re.findall(r'verl_ext\.execution .*"loss": "(\w+)"', text)
         demand(set(ran) == {"espo"}, f"the workers say that they ran {sorted(set(ran))}, not espo")
-        return read(metrics)
+        return [record.values for record in History.read(metrics).steps()]
 
 
 def to_the_end(process: ProcessFamily) -> int:
     """Wait for the trainer."""
     return process.follow(lambda: None)
-
-
-def read(metrics: Path) -> list[dict[str, Any]]:
-    """The training steps that verl's file logger wrote."""
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return [line["data"] for line in lines if line["step"] > 0]

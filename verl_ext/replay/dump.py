@@ -17,6 +17,7 @@ from torch import Tensor
 
 from verl_ext import batch_file
 from verl_ext.replay.faults import ReplayError
+from verl_ext.token_export.evaluation import learning
 from verl_ext.viewer.finding import ViewError, find
 
 MASK = "response_mask"
@@ -32,6 +33,10 @@ SOURCES = {
 }
 IDS = ("segment_ids", "group_ids")
 REQUIRED = ("advantages", "old_log_prob")
+NO_SIGNAL = (
+    "no signal: the advantage of every token is 0, as it is where all rewards of a group are equal. No loss learns "
+    "from this batch; take one of a step in which some group has different rewards"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,11 @@ class Dump:
     def tokens(self) -> int:
         """Valid tokens."""
         return int(self.mask.sum())
+
+    @property
+    def signal(self) -> bool:
+        """Whether any token has an advantage to learn from."""
+        return bool(learning({**self.tensors, MASK: self.mask}).any())
 
     def with_tensors(self, **tensors: Tensor) -> Dump:
         """Tensors added or replaced."""
@@ -224,6 +234,9 @@ def _dump(file: batch_file.BatchFile, rows: Sequence[int], wanted: Mapping[str, 
         said.append("the file has no log_probs: the old policy stands for the current one, and every ratio is 1")
         if "old_entropy" in tensors:
             tensors.setdefault("entropy", tensors["old_entropy"])
+    silent = int((~learning(tensors).any(dim=1)).sum())
+    if 0 < silent < len(rows):
+        said.append(f"{silent} of {len(rows)} rows have the advantage 0 and no part in any gradient")
     prompts = [file.columns["prompts"][row] for row in rows] if "prompts" in file.columns else None
     keys = [file.columns["key"][row] for row in rows]
     return Dump(keys, tensors, prompts, on_policy, file.about.get("vocab_size"), file.about, tuple(said))

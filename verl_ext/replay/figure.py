@@ -6,6 +6,7 @@ import io
 import math
 from typing import TYPE_CHECKING, Any
 
+from verl_ext.replay.dump import NO_SIGNAL
 from verl_ext.replay.run import Replay
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def picture(replay: Replay) -> bytes:
     count = len(replay.subjects)
     figure = canvas(6.2 + 3 * max(3.4, 0.7 * count), max(4.4, 2.6 + 0.45 * count))
     axes = figure.subplots(1, 3)
+    if not replay.dump.signal:
+        figure.suptitle(NO_SIGNAL.partition(".")[0], color=COLOURS[1])
     _cosines(axes[0], replay)
     _clips(axes[1], replay)
     _over_entropy(axes[2], replay)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from verl_ext.replay.dump import NO_SIGNAL
 from verl_ext.replay.run import Replay
 
 MISSING = "-"
@@ -20,6 +21,7 @@ def header(replay: Replay) -> list[str]:
     rows, tokens = len(replay.dump.keys), replay.dump.tokens
     subject = "the model's parameters" if replay.by_parameters else "the log-probs"
     return [
+        *([] if replay.dump.signal else [f"{NO_SIGNAL}. A gradient that is left is that of a KL or entropy term."]),
         f"{rows} rows, {tokens} tokens, taken as one mini-batch",
         f"norm and cosine: gradient with respect to {subject}; top {100 * replay.top:g}%: share of |gradient| with "
         "respect to the log-probs on the tokens of highest entropy",
@@ -52,6 +54,7 @@ def as_data(replay: Replay) -> dict[str, Any]:
     return {
         "rows": len(replay.dump.keys),
         "tokens": replay.dump.tokens,
+        "signal": replay.dump.signal,
         "gradient_of": "parameters" if replay.by_parameters else "log_probs",
         "top": replay.top,
         "losses": rows(replay),
@@ -80,7 +83,13 @@ def percent(value: float | None) -> str:
 
 
 def cells(replay: Replay) -> list[list[str]]:
-    """The main table: headings first."""
+    """The main table: headings first. Without a signal there is nothing to clip and no share of anything."""
+    if not replay.dump.signal:
+        found = [
+            [row["loss"], *(number(row[name]) for name in ("value", "gradient_norm", "mean_ratio"))]
+            for row in rows(replay)
+        ]
+        return [["loss", "value", "norm", "mean ratio"], *found]
     top = f"top {100 * replay.top:g}%"
     table = [["loss", "value", "norm", "clip low %", "clip high %", "no gradient %", f"{top} %", "mean ratio"]]
     for row in rows(replay):
@@ -99,11 +108,16 @@ def cosine_cells(replay: Replay) -> list[list[str]]:
     return table
 
 
+def tables(replay: Replay) -> list[list[list[str]]]:
+    """What can be said: of gradients that are all 0 there are no cosines."""
+    return [cells(replay), *([cosine_cells(replay)] if bool(replay.norms.any()) else [])]
+
+
 def show(replay: Replay, console: Console) -> None:
     """Print the tables and the notes."""
     for line in header(replay):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for table in (cells(replay), cosine_cells(replay)):
+    for table in tables(replay):
         console.print()
         shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         for column, heading in enumerate(table[0]):
@@ -125,7 +139,7 @@ def as_html(replay: Replay, picture: bytes) -> str:
     template = Environment(autoescape=True).from_string(HTML)
     return template.render(
         header=header(replay),
-        tables=[cells(replay), cosine_cells(replay)],
+        tables=tables(replay),
         notes=replay.notes,
         picture=b64encode(picture).decode(),
     )

@@ -55,17 +55,18 @@ def title(ax: Axes, text: str, unit: str) -> None:
 
 def finish(ax: Axes, last: int) -> None:
     """Axes of a panel over the steps 0 to `last`, as quiet as they can be."""
-    from matplotlib.ticker import FixedLocator, MaxNLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.spines["bottom"].set_color(GRID)
-    ax.tick_params(colors=GREY, labelsize=10, length=0)
+    ax.tick_params(which="both", colors=GREY, labelsize=10, length=0)
     ax.grid(axis="y", color=GRID, linewidth=1)
     ax.set_axisbelow(True)
     ax.set_xlim(-0.02 * last, 1.02 * last)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    # Every label by itself: an offset or a common factor would be printed over the second line of the heading.
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if ax.get_yscale() == "linear" and not isinstance(ax.yaxis.get_major_locator(), FixedLocator):
-        ax.ticklabel_format(axis="y", useOffset=False)
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.set_xlabel("step", fontsize=10, color=GREY)
 

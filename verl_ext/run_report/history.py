@@ -1,17 +1,20 @@
 """Read the JSON lines that verl's ``file`` logger writes, while they are being written or afterwards.
 
-One line a step: ``{"step": 3, "data": {"critic/rewards/mean": 0.5, ...}}``. Step 0 is the validation before
-training. Names differ a little between verl's trainers, so each quantity has a list of names to look under.
+One line a step: ``{"step": 3, "attempt": 1, "data": {"critic/rewards/mean": 0.5, ...}}``. Step 0 is the validation
+before training. Of several attempts at a run `verl_ext.run_report.attempts` says which steps count. Names differ a
+little between verl's trainers, so each quantity has a list of names to look under.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from verl_ext.run_report import attempts
+from verl_ext.run_report.attempts import Row, Values, row_of
 
 QUANTITIES: dict[str, tuple[str, ...]] = {
     "reward": ("critic/rewards/mean", "critic/score/mean"),
@@ -45,10 +48,17 @@ Series = tuple[list[int], list[float]]
 
 @dataclass(frozen=True)
 class Record:
-    """One line of the file: a step and its finite metrics."""
+    """A step and its finite metrics."""
 
     step: int
     values: dict[str, float]
+
+    @classmethod
+    def of(cls, step: int, data: Values) -> Record:
+        """What is a finite number among the metrics of a step."""
+        return cls(
+            step, {name: float(v) for name, v in data.items() if isinstance(v, int | float) and math.isfinite(v)}
+        )
 
     def get(self, quantity: str) -> float | None:
         """The value of one of `QUANTITIES` (or of a metric's full name); None where this step has none."""
@@ -67,10 +77,16 @@ class MetricsTail:
 
     `poll` returns the records completed since the last call. A last line without its newline stays unread
     until it is whole; a whole line that is not a record is counted in `broken` and passed over.
+
+    Attributes:
+        path: the file.
+        broken: lines that were passed over.
+        rows: all that was read so far.
     """
 
     path: Path
     broken: int = 0
+    rows: list[Row] = field(default_factory=list, repr=False)
     _offset: int = field(default=0, repr=False)
 
     def poll(self) -> list[Record]:
@@ -81,40 +97,37 @@ class MetricsTail:
             chunk = file.read()
         whole = chunk[: chunk.rfind(b"\n") + 1]
         self._offset += len(whole)
-        records = []
-        for line in whole.splitlines():
-            record = parse(line)
-            if record is None:
-                self.broken += 1
-            else:
-                records.append(record)
-        return records
-
-
-def parse(line: bytes) -> Record | None:
-    """One line as a `Record`; None if it is not one. Values that are no finite numbers are left out."""
-    try:
-        raw = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(raw, dict):
-        return None
-    step, data = raw.get("step"), raw.get("data")
-    if not isinstance(step, int) or not isinstance(data, dict):
-        return None
-    numbers = {name: float(v) for name, v in data.items() if isinstance(v, int | float) and math.isfinite(v)}
-    return Record(step, numbers)
+        lines = whole.splitlines()
+        fresh = [row for row in map(row_of, lines) if row is not None]
+        self.broken += len(lines) - len(fresh)
+        self.rows += fresh
+        return [Record.of(row.step, row.data) for row in fresh]
 
 
 @dataclass
 class History:
-    """All records of a run, with the questions the report asks of them."""
+    """All records of a run, with the questions the report asks of them.
+
+    Attributes:
+        records: one a step, in order.
+        notes: which steps of earlier attempts do not count.
+    """
 
     records: list[Record]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> History:
-        return cls(MetricsTail(path).poll())
+        """What counts in a file, a last line without its newline apart."""
+        tail = MetricsTail(path)
+        tail.poll()
+        return cls.of(tail.rows)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> History:
+        """What counts of the rows of a file, in the order in which they were written."""
+        steps, notes = attempts.current(attempts.split(rows))
+        return cls([Record.of(step, data) for step, data in steps.items()], tuple(notes))
 
     def steps(self) -> list[Record]:
         """The training steps, without the validation before training."""

@@ -20,6 +20,7 @@ and fails if one emits a name that is not here. Names do not change from one rel
 - A loss computes its numbers over the valid tokens of a micro-batch. verl takes the plain mean of them over
   micro-batches, ranks and the mini-batches of a step, not weighted by tokens.
 - A value that is not finite stays out of the report; verl's file logger writes it as `null`.
+- verl's file logger appends, with `"attempt": n` in each line; [run-report.md](run-report.md) says which steps count.
 - In validation, verl also gives `std@n`, `best@k/mean`, `worst@k/mean` ... of every number beside `mean@n`.
 - Estimators (ESPO, ERPO, GTPO, GRPO-S, the entropy bonus) emit no metrics of their own.
 """

@@ -53,6 +53,7 @@ def render(methods: Sequence[Method], title: str, weight: float) -> str:
         pictures=list(panels.compared(methods, weight)),
         own=[(method.name, list(panels.own(method, weight, i))) for i, method in enumerate(methods)],
         tables=tables.tables(methods),
+        summary=tables.SUMMARY,
         notes=[(method.name, note) for method in methods for run in method.runs for note in run.notes],
         missing=_missing(methods),
     )

@@ -21,6 +21,10 @@ SIZE = (6.4, 3.7)
 MOST_POINTS = 600
 """Points of a curve; longer ones are averaged over blocks of steps, so that the page stays small."""
 MOST_BARS = 200
+DASHES = (0, (5.0, 5.0))
+"""Style of a curve that lies on an earlier one, so that both colours are seen."""
+NEAR = 0.004
+"""Distance of two curves, as a share of the panel, that a line's width covers."""
 VALIDATION = "validation accuracy"
 OUTCOME_COLOURS = {
     "correct": drawing.GREEN,
@@ -118,8 +122,11 @@ def compared(methods: Sequence[Method], weight: float) -> Iterator[Picture]:
 def _draw_compared(ax: Axes, panel: Compared, bands: dict[tuple[int, str], Band], weight: float) -> None:
     drawing.title(ax, PANELS[panel.key], panel.unit)
     alone = sum(bool(band.steps) for band in bands.values()) == 1
+    drawn: list[Band] = []
     for (number, name), band in bands.items():
         colour, style = drawing.COLOURS[number % len(drawing.COLOURS)], dict(panel.curves)[name]
+        style = DASHES if any(_coincide(band, other) for other in drawn) else style
+        drawn.append(band)
         validated = name == VALIDATION
         shown = thin(band)
         # Validations are few and far apart: each is shown as it is.
@@ -136,13 +143,22 @@ def _draw_compared(ax: Axes, panel: Compared, bands: dict[tuple[int, str], Band]
     _scale(ax, [value for band in bands.values() for value in (*band.low, *band.high)], panel.logarithmic)
 
 
+def _coincide(band: Band, other: Band) -> bool:
+    """Whether one curve hides the other: nowhere further apart than a line is wide."""
+    if not band.steps or band.steps != other.steps:
+        return False
+    apart = max(abs(a - b) for a, b in zip(band.mean, other.mean, strict=True))
+    return apart <= NEAR * max(max(map(abs, band.mean)), max(band.mean) - min(band.mean))
+
+
 def _scale(ax: Axes, values: list[float], logarithmic: bool) -> None:
-    """From 0 where that leaves the curves at least half of the panel."""
-    from matplotlib.ticker import NullFormatter
+    """From 0 where that leaves the curves at least half of the panel; logarithmic where that gives labels to read."""
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     least, most = min(values), max(values)
-    if logarithmic and least > 0:
+    if logarithmic and 0 < least <= most / 10:
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if most < 100 * least else (1.0,), numticks=7))
         ax.yaxis.set_minor_formatter(NullFormatter())
     elif 0 <= least <= most / 2:
         ax.set_ylim(bottom=0, top=None if most > 0 else 1)

@@ -1,25 +1,26 @@
 """Read what a run has logged: verl's file logger, TensorBoard's event files, or wandb, offline or exported.
 
-All of them come down to rows of (step, metric -> value), of which `gather` makes the records of a history.
+All of them come down to the rows of attempts at a run, of which `gather` makes the records of a history.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from verl_ext.run_report import wandb_file
+from verl_ext.run_report import attempts, wandb_file
+from verl_ext.run_report.attempts import Attempt, Row, row_of, step_number
 from verl_ext.run_report.history import History, Record
 
-Row = tuple[int, Mapping[str, Any]]
 ATTEMPT = re.compile(r"^metrics(?:-(\d+))?\.jsonl$")
 EVENTS = "events.out.tfevents"
 STEPS = ("_step", "step", "Step", "training/global_step", "global_step")
@@ -54,8 +55,9 @@ def read(path: Path) -> list[Logged]:
     """The runs at a path: one, or several where an export holds several.
 
     Args:
-        path: a file, or a folder in which the log of one run lies. Logs of several attempts at a run,
-            ``metrics-1.jsonl``, ``metrics-2.jsonl`` ..., are joined; of a step in two of them the later one counts.
+        path: a file, or a folder in which the log of one run lies. Attempts at a run are joined as
+            `attempts.current` says, whether they stand in one file or in several: ``metrics-1.jsonl``,
+            ``metrics-2.jsonl`` ..., event files of one folder, files of wandb with one run id.
 
     Raises:
         SourceError: nothing there, several runs there, or a file that cannot be read.
@@ -84,9 +86,7 @@ def _inside(folder: Path) -> tuple[Path, ...]:
         for file in sorted({file.resolve() for file in folder.glob(pattern) if file.is_file()}):
             if file.suffix == ".jsonl" and not _is_log(file):
                 continue
-            # Attempts of one run and event files beside each other belong together; other files do not.
-            together = ATTEMPT.match(file.name) or file.name.startswith(EVENTS)
-            candidates.setdefault(file.parent if together else file, []).append(file)
+            candidates.setdefault(_run_of(file), []).append(file)
         if candidates:
             break
     if not candidates:
@@ -100,14 +100,23 @@ def _inside(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(next(iter(candidates.values())), key=_attempt))
 
 
+def _run_of(file: Path) -> Path:
+    """What the files of one run's attempts have in common, and no other's."""
+    if file.suffix == ".wandb":  # wandb/offline-run-<time>-<id>/run-<id>.wandb
+        return file.parents[1] / file.name
+    return file.parent if ATTEMPT.match(file.name) or file.name.startswith(EVENTS) else file
+
+
 def _attempt(file: Path) -> tuple[int, str]:
+    """The order of attempts: by number, by the time in an event file's name, by that in wandb's folder's."""
     match = ATTEMPT.match(file.name)
-    return int(match[1] or 0) if match else 0, file.name
+    return int(match[1] or 0) if match else 0, f"{file.parent.name.removeprefix('offline-')}/{file.name}"
 
 
 def _is_log(file: Path) -> bool:
+    """Whether a record stands at its beginning; the very first line may be one that a killed run left unfinished."""
     with file.open("rb") as lines:
-        return line_of(lines.readline()) is not None
+        return any(line_of(line) for line in itertools.islice(lines, _SHOWN))
 
 
 def _reader(file: Path) -> Callable[[tuple[Path, ...]], list[Logged]]:
@@ -119,69 +128,67 @@ def _reader(file: Path) -> Callable[[tuple[Path, ...]], list[Logged]]:
     return readers[file.suffix]
 
 
-def gather(rows: Iterable[Row], notes: Iterable[str] = ()) -> tuple[History, tuple[str, ...]]:
-    """Records in the order of their steps, and notes with one on the values that are not finite.
+def gather(made: Sequence[Attempt], notes: Iterable[str] = ()) -> tuple[History, tuple[str, ...]]:
+    """Records of the steps that count, and notes with those on void steps and on values that are not finite.
 
-    Rows of the same step are joined, the later one's values counting. Texts and other values that are no numbers are
-    passed over.
+    Texts and other values that are no numbers are passed over.
     """
-    steps: dict[int, dict[str, float]] = {}
-    lost: Counter[str] = Counter()
-    for step, data in rows:
-        kept = steps.setdefault(step, {})
-        for name, value in data.items():
-            if value is None or value in ("NaN", "Infinity", "-Infinity"):
-                lost[name] += 1
-            elif isinstance(value, int | float):
-                if math.isfinite(value):
-                    kept[name] = float(value)
-                else:
-                    lost[name] += 1
-    history = History([Record(step, values) for step, values in sorted(steps.items())])
+    steps, void = attempts.current(made)
+    lost = Counter(
+        name
+        for data in steps.values()
+        for name, value in data.items()
+        if value is None or value in ("NaN", "Infinity", "-Infinity") or _infinite(value)
+    )
     shown = ", ".join(f"{name} ({count} steps)" for name, count in lost.most_common(_SHOWN))
     more = f" and {len(lost) - _SHOWN} more metrics" if len(lost) > _SHOWN else ""
-    return history, (*notes, *([f"not finite: {shown}{more}"] if lost else []))
+    history = History([Record.of(step, data) for step, data in steps.items()])
+    return history, (*notes, *void, *([f"not finite: {shown}{more}"] if lost else []))
+
+
+def _infinite(value: Any) -> bool:
+    return isinstance(value, int | float) and not math.isfinite(value)
 
 
 def line_of(line: bytes) -> Row | None:
     """A line of verl's file logger, or of a wandb history written as JSON lines; None if it is neither."""
+    if row := row_of(line):
+        return row
     try:
         raw = json.loads(line)
     except ValueError:
-        raw = None
-    match raw:
-        case {"step": int(step), "data": dict(data)}:
-            return step, data
-        case {"_step": _}:
-            return _flat(raw)
-    return None
+        return None
+    return _flat(raw) if isinstance(raw, dict) and "_step" in raw else None
 
 
 def _flat(row: Mapping[str, Any]) -> Row | None:
     """A row in which the step is one of the values. wandb's own columns begin with an underscore."""
-    name = next((name for name in STEPS if isinstance(row.get(name), int | float)), None)
-    if name is None or not math.isfinite(row[name]):
-        return None
-    return int(row[name]), {key: value for key, value in row.items() if not key.startswith("_") and key != name}
+    steps = ((name, step_number(row.get(name))) for name in STEPS)
+    for name, step in steps:
+        if step is not None:
+            return Row(step, {key: value for key, value in row.items() if not key.startswith("_") and key != name})
+    return None
 
 
 def _lines(files: tuple[Path, ...]) -> list[Logged]:
-    steps: dict[int, list[Row]] = {}
+    made: list[Attempt] = []
     notes = []
     for file in files:
         lines = file.read_bytes().splitlines()
         rows = [row for row in map(line_of, lines) if row is not None]
         if len(rows) < len(lines):
             notes.append(f"{len(lines) - len(rows)} of {len(lines)} lines of {file.name} are no records")
-        fresh: dict[int, list[Row]] = {}
-        for row in rows:
-            fresh.setdefault(row[0], []).append(row)
-        repeated = sorted(steps.keys() & fresh.keys())
-        if repeated:
-            notes.append(f"{len(repeated)} steps were run again in {file.name}, whose values count")
-        steps |= fresh
-    history, found = gather((row for rows in steps.values() for row in rows), notes)
+        made += _of_file(rows, file)
+    history, found = gather(made, notes)
     return [Logged(history, "verl's file logger", files, notes=found)]
+
+
+def _of_file(rows: Iterable[Row], file: Path) -> list[Attempt]:
+    """The attempts in a file, called after it where it is one attempt's."""
+    found = attempts.split(rows, file.name)
+    if len(found) == 1:
+        found[0].name = file.name
+    return found
 
 
 def _json(files: tuple[Path, ...]) -> list[Logged]:
@@ -196,7 +203,7 @@ def _json(files: tuple[Path, ...]) -> list[Logged]:
         raw = [{name: column.get(key) for name, column in raw.items() if column.get(key) is not None} for key in index]
     if not isinstance(raw, list) or not all(isinstance(row, dict) for row in raw):
         raise SourceError(f"{file}: not a history of wandb: a list of rows, or a data frame written by to_json()")
-    history, notes = gather(row for row in map(_flat, raw) if row is not None)
+    history, notes = gather(_of_file(filter(None, map(_flat, raw)), file))
     return [Logged(history, "wandb export", files, notes=notes)]
 
 
@@ -210,13 +217,13 @@ def _csv(files: tuple[Path, ...]) -> list[Logged]:
             row = _flat({name: value for name, value in numbers.items() if value is not None})
             if row is None:
                 continue
-            for name, value in row[1].items():
+            for name, value in row.data.items():
                 run, _, metric = name.rpartition(" - ")
                 if not metric.endswith(("__MIN", "__MAX")):
-                    runs.setdefault(run, []).append((row[0], {metric: value}))
+                    runs.setdefault(run, []).append(Row(row.step, {metric: value}))
     found = []
     for run, rows in runs.items():
-        history, notes = gather(rows)
+        history, notes = gather(_of_file(rows, file))
         found.append(Logged(history, "wandb export", files, run, notes))
     return found
 
@@ -233,11 +240,12 @@ def _wandb(files: tuple[Path, ...]) -> list[Logged]:
         raise SourceError(
             f"{files[0]}: reading wandb's own files needs its package: pip install wandb, or export the history as CSV"
         )
-    if len(files) > 1:
-        raise SourceError(f"{files[0].parent}: several .wandb files lie here; name one")
-    flat, broken = wandb_file.history(files[0])
-    notes = ["the file is cut off or damaged near its end; what stands before was read"] if broken else []
-    history, found = gather((row for row in map(_flat, flat) if row is not None), notes)
+    made, notes = [], []
+    for file in files:
+        flat, broken = wandb_file.history(file)
+        notes += [f"{file.name} is cut off or damaged near its end; what stands before was read"] if broken else []
+        made += _of_file(filter(None, map(_flat, flat)), file)
+    history, found = gather(made, notes)
     return [Logged(history, "wandb", files, notes=found)]
 
 
@@ -246,10 +254,14 @@ def _tensorboard(files: tuple[Path, ...]) -> list[Logged]:
         raise SourceError(f"{files[0]}: reading event files needs the tensorboard package: pip install tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    rows: list[Row] = []
+    made = []
     for file in files:
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})
         events.Reload()
-        rows += [(e.step, {tag: e.value}) for tag in events.Tags()["scalars"] for e in events.Scalars(tag)]
-    history, notes = gather(rows)
+        steps: dict[int, dict[str, Any]] = {}
+        for tag in events.Tags()["scalars"]:
+            for event in events.Scalars(tag):
+                steps.setdefault(event.step, {})[tag] = event.value
+        made += [Attempt(file.name, steps)] if steps else []  # a writer makes its file before it has anything to write
+    history, notes = gather(made)
     return [Logged(history, "TensorBoard", files, notes=notes)]

@@ -1,4 +1,4 @@
-"""The report's tables: last values, means, guards, phases, and what was read."""
+"""The report's tables: last values, hyper-parameters, means, guards, phases, and what was read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from verl_ext.run_report.history import History, mean
 from verl_ext.run_report.methods import Method
 from verl_ext.run_report.page import Table
 from verl_ext.run_report.panels import VALIDATION, quantity
+from verl_ext.run_report.settings import settings
 
 COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("reward", "reward", 1),
@@ -23,12 +24,16 @@ COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("seconds a step", "seconds a step", 1),
 )
 """Heading, quantity, factor."""
+LAST, HYPER = "Last values", "Hyper-parameters"
+SUMMARY = (LAST, HYPER)
+"""Tables that stand above the curves."""
 
 
 def tables(methods: Sequence[Method]) -> list[Table]:
     """All tables of the page; those in which no method has a number are left out."""
     found = [
-        _numbers("Last values", methods, lambda values: values[-1]),
+        _numbers(LAST, methods, lambda values: values[-1]),
+        _settings(methods),
         _numbers("Means over the training steps", methods, lambda values: sum(values) / len(values), [VALIDATION]),
         _guards(methods),
         _phases(methods),
@@ -75,6 +80,17 @@ def _numbers(
 def _steps(method: Method) -> str:
     counts = sorted({len(history.steps()) for history in method.histories})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _settings(methods: Sequence[Method]) -> Table:
+    """What is known of the runs' configurations; several values where the runs of a method differ."""
+    known = {method.name: [settings(run.files) for run in method.runs] for method in methods}
+    names = dict.fromkeys(name for found in known.values() for one in found for name in one)
+    rows = [
+        (name, *(", ".join(dict.fromkeys(one[name] for one in found if name in one)) for found in known.values()))
+        for name in names
+    ]
+    return Table(HYPER, ("", *known), rows)
 
 
 def _guards(methods: Sequence[Method]) -> Table:

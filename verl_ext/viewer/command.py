@@ -30,8 +30,8 @@ def view(
 ) -> None:
     """Write one HTML page that shows what a method did to every token: no server, no network.
 
-    Runs write the export with verl_ext.export.every=N. The exit status is 2 if there is nothing to show; every fault is
-    listed.
+    Runs write the export with +verl_ext.export.every=N. The exit status is 2 if there is nothing to show; every fault
+    is listed.
     """
     from rich.console import Console
 

@@ -43,7 +43,7 @@ def find(path: Path) -> dict[int | None, Path]:
         raise ViewError(
             [
                 f"{path} holds no export of tokens: no parquet file, no folder step-<n>, no {FOLDER}; "
-                "a run writes one with verl_ext.export.every=N"
+                "a run writes one with +verl_ext.export.every=N"
             ]
         )
     return _steps(below[0])

@@ -109,6 +109,17 @@ def test_a_job_that_is_killed_goes_on_from_its_checkpoint(job: Job) -> None:
     assert "restart 1 of 2" in said
     assert "ended by SIGKILL" in said
     assert "resumes from the last checkpoint in /shared/runs/a" in said
+    assert "void" not in said
+
+
+@pytest.mark.parametrize("first", ["step:5 - a:1", "step:4 - val-core/x/acc/mean@1:0.5"])
+def test_steps_that_are_made_again_are_told(job: Job, first: str) -> None:
+    """Step 7 was logged, step 4 saved; the second attempt logs nothing, the third begins at 5, or validates 4 first."""
+    killed = ended("FAILED", -9)
+    server = Server([(["step:7 - a:1\n"], killed), (["setting global step to 4\n"], killed), ([f"{first}\n"], ended())])
+    _, _, said = play(job, server)
+    identity = server.submitted[2]["submission_id"]
+    assert f"{identity} began at step 5: steps 5 to 7 logged before are void" in said.splitlines()
 
 
 def test_restarts_end(job: Job) -> None:

@@ -16,6 +16,8 @@ from verl_ext.cluster.submission.progress import JobState, ProgressLine
 from verl_ext.cluster.submission.restart import Outcome, decide
 from verl_ext.demo.logs import error_excerpt
 from verl_ext.process import stop_signals_raise
+from verl_ext.run_report.attempts import first_trained
+from verl_ext.run_report.history import Record
 
 INTERRUPTED = 130
 SERVER_LOST = 1
@@ -58,6 +60,7 @@ class Supervisor:
     delay: float = 10.0
     _identity: str = field(default="", init=False)
     _running: bool = field(default=False, init=False)
+    _reached: int = field(default=0, init=False)
 
     def run(self) -> int:
         """Submit, follow, try again where that helps; the job's exit code, 130 when interrupted."""
@@ -99,11 +102,23 @@ class Supervisor:
             def take(line: str) -> None:
                 line = self.job.environment.mask(line)
                 self.write(line)
-                progress.show(state.feed(line))
+                record = state.feed(line)
+                if record is not None and len(state.records) == 1:
+                    self._replaced(record)
+                progress.show(record)
 
             outcome = ray_jobs.LogReader(self.client, self._identity, take).follow()
         self._running = False
+        if state.records:
+            self._reached = state.step
         return outcome, state
+
+    def _replaced(self, record: Record) -> None:
+        """Say which steps of the attempt before are lost, at the first step that an attempt logs."""
+        first = first_trained(record.step, record.values)
+        if first <= self._reached:
+            void = f"steps {first} to {self._reached} logged before are void"
+            self._say(f"{self._identity} began at step {first}: {void}")
 
     def _again(self, outcome: Outcome, state: JobState, attempt: int) -> bool:
         """Say how an attempt ended; whether there is another one."""
