@@ -1,4 +1,4 @@
-"""D1: a run that cannot learn says so, in its metrics, on the screen, and where one response a prompt is all there is."""
+"""D1: a run that cannot learn says so: in its metrics, on the screen, and before it starts."""
 
 from __future__ import annotations
 

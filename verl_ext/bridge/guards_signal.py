@@ -101,7 +101,8 @@ def watch(buffer: Any, taken_away: Callable[[Any, bool], None]) -> None:
         if tags and partition_id != "val":
             from transfer_queue import KVBatchMeta
 
-            rest = getattr(buffer, "filter_groups_metric", None) is None or bool(buffer.finished_keys[partition_id] - uids)
+            filtered = getattr(buffer, "filter_groups_metric", None) is not None
+            rest = not filtered or bool(buffer.finished_keys[partition_id] - uids)
             taken_away(KVBatchMeta(keys=list(tags), tags=list(tags.values()), partition_id=partition_id), rest)
         clear(partition_id, uids)
 
