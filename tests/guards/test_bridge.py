@@ -353,6 +353,8 @@ def test_the_worker_tags_the_prompt_with_what_was_raised(monkeypatch: pytest.Mon
         tags.append((key, partition_id, tag))
 
     class Worker:
+        reward_loop_worker_handles = ("handle",)
+
         async def _compute_score(self, outputs: Any, kwargs: Any) -> None:
             raise KeyError("answer")
 
@@ -372,6 +374,29 @@ def test_the_worker_tags_the_prompt_with_what_was_raised(monkeypatch: pytest.Mon
     assert list(tag) == ["verl_ext_failure_3"]
     assert text.startswith("the reward function raised KeyError: 'answer' (")
     assert "test_bridge.py:" in text
+
+
+def test_a_score_that_is_none_is_a_failed_session_with_its_cause() -> None:
+    """Of a reward model that is asked after the rollout, a score that is not there yet is in order."""
+
+    class Worker:
+        def __init__(self, handles: Any, score: float | None) -> None:
+            self.reward_loop_worker_handles, self.score = handles, score
+
+        async def _compute_score(self, outputs: Any, kwargs: Any) -> None:
+            outputs[-1].reward_score = self.score
+
+        async def _run_agent_loop(self) -> None: ...
+
+    guards_sessions.bind_agent_loop(SimpleNamespace(AgentLoopWorker=Worker))  # type: ignore[arg-type]
+    outputs = [SimpleNamespace(reward_score=None)]
+    asyncio.run(Worker(None, None)._compute_score(outputs, kwargs={}))
+    asyncio.run(Worker(["handle"], 0.0)._compute_score(outputs, kwargs={}))
+    with pytest.raises(TypeError) as caught:
+        asyncio.run(Worker(["handle"], None)._compute_score(outputs, kwargs={}))
+    assert guards_sessions.cause(caught.value).startswith(
+        "TypeError: the reward function returned None for a score; a number is wanted ("
+    )
 
 
 def test_an_error_from_another_process_is_named_with_the_place_where_it_was_raised() -> None:
@@ -434,6 +459,9 @@ def test_contract_sessions_run_in_the_methods_that_are_wrapped() -> None:
     worker = agent_loop.AgentLoopWorker
     parameters = inspect.signature(inspect.unwrap(worker._run_agent_loop)).parameters
     assert list(parameters)[:3] == ["self", "sampling_params", "trajectory"]
+    scoring = inspect.getsource(inspect.unwrap(worker._compute_score))
+    assert "enable_async_reward = self.reward_loop_worker_handles is not None" in scoring
+    assert "final_output = outputs[-1]" in scoring
     source = inspect.getsource(verl_agent_loop_tq)
     assert "session_id=i, **prompt" in source
     assert "await self._compute_score(outputs, kwargs=kwargs)" in source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,14 @@ import pytest
 import torch
 from tensordict import NonTensorStack, TensorDict
 from verl.trainer.ppo import core_algos
-from verl.trainer.ppo.v1 import PPOTrainer, replay_buffer, utils
+from verl.trainer.ppo.v1 import PPOTrainer, replay_buffer, trainer_sync, utils
 
 from tests.bridge.configurations import compose
 from tests.bridge.micro_batches import jagged
 from tests.bridge.test_controller import meta
 from tests.guards.test_bridge import LENGTHS, compute, make  # noqa: F401
 from verl_ext import plugin, run_settings, run_state
-from verl_ext.bridge import guards_batch, guards_signal
+from verl_ext.bridge import guards, guards_batch, guards_signal
 from verl_ext.guards import GuardError, configuration, no_signal
 from verl_ext.guards.no_signal import Example, Graded, SignalWatch
 from verl_ext.guards.settings import GuardSettings
@@ -121,6 +122,17 @@ def test_what_is_not_known_of_an_example_is_said() -> None:
     text = Example("a_0_0", None, None, 0.0, {}).explain()
     assert "response: not known" in text
     assert "ground truth: not known" in text
+
+
+def test_a_validation_that_scores_nothing_is_a_note() -> None:
+    """Of the figures that verl puts first; that of another data source or of another kind does not hide it."""
+    zero = {"val-core/verl_ext/demo/acc/mean@1": 0.0, "val-core/math/reward/mean@8": 0, "val-aux/math/boxed/mean@8": 1}
+    note = no_signal.note_of_validation(zero, "score of r.py")
+    assert note is not None
+    assert "scores 0 on math, verl_ext/demo." in note
+    assert "score of r.py" in note
+    assert no_signal.note_of_validation({**zero, "val-core/math/reward/mean@8": 0.1}, "") is None
+    assert no_signal.note_of_validation({"val-aux/num_turns/mean": 0}, "") is None
 
 
 # --- in verl's trainer
@@ -247,6 +259,21 @@ def test_the_batches_of_one_step_are_counted_together(make, capsys) -> None:  # 
     aggregator.add_step_metrics({}, sample_count=4)
     aggregator.add_step_metrics(metrics, sample_count=4)
     assert aggregator.get_aggregated_metrics()["train/groups_without_spread"] == 0.5
+
+
+@pytest.mark.parametrize(("step", "said"), [(0, True), (3, False)])
+def test_only_the_validation_before_training_is_looked_at(make, capsys, step: int, said: bool) -> None:  # noqa: F811
+    """verl's own metrics of two answers, without the rollout that gives them."""
+
+    class Trainer(trainer_sync.PPOTrainerSync):
+        def _validate(self) -> dict[str, float]:
+            return self._val_metrics_update(["math"] * 2, ["u", "v"], {"reward": [0.0] * 2, "acc": [0.0] * 2}, [])
+
+    guards.bind(SimpleNamespace(PPOTrainer=Trainer, tq=None))  # type: ignore[arg-type]
+    trainer = object.__new__(Trainer)
+    vars(trainer).update(vars(make()), global_steps=step)
+    assert trainer._validate()["val-core/math/acc/mean@1"] == 0
+    assert ("validation scores 0 on math" in capsys.readouterr().err) is said
 
 
 # --- before verl's filter takes groups away

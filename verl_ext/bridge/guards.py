@@ -18,7 +18,7 @@ from typing import Any
 from verl_ext import run_settings, run_state
 from verl_ext.bridge import guards_batch, guards_sessions, guards_signal
 from verl_ext.checkpoint import layout
-from verl_ext.guards import configuration, entropy, keeper, nonfinite, verifier
+from verl_ext.guards import configuration, entropy, keeper, no_signal, nonfinite, verifier
 from verl_ext.guards.incident import GuardError, Incident
 from verl_ext.guards.nonfinite import Finding
 from verl_ext.rollout.mismatch import MismatchError
@@ -27,7 +27,7 @@ from verl_ext.rollout.mismatch import MismatchError
 def bind(trainer_base: ModuleType) -> None:
     """Called when ``verl.trainer.ppo.v1.trainer_base`` has been imported."""
     cls = trainer_base.PPOTrainer
-    init, compute = cls.__init__, cls._compute_advantage
+    init, compute, validate = cls.__init__, cls._compute_advantage, cls._validate
 
     @functools.wraps(init)
     def __init__(self: Any, config: Any) -> None:
@@ -50,7 +50,17 @@ def bind(trainer_base: ModuleType) -> None:
         guards.before_update(batch, metrics)
         return batch
 
-    cls.__init__, cls._compute_advantage = __init__, _compute_advantage
+    @functools.wraps(validate)
+    def _validate(self: Any) -> dict[str, float]:
+        found = validate(self)
+        guards = guards_of(self)
+        if guards is not None and guards.signal is not None and self.global_steps == 0:
+            note = no_signal.note_of_validation(found, guards.reward)
+            if note is not None:
+                keeper.say(note)
+        return found
+
+    cls.__init__, cls._compute_advantage, cls._validate = __init__, _compute_advantage, _validate
     cls._update_critic = _guarded(cls._update_critic, "critic")
     cls._update_actor = _guarded(cls._update_actor, "actor")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +18,7 @@ from verl_ext.rewards.verifiers import OUTCOMES
 LEAST_SPREAD = 1e-6
 # Characters of a text in a message; of a longer one both ends are shown, since the answer stands in the last line.
 SHOWN = 600
+_OF_VALIDATION = re.compile(r"val-core/(.+)/[^/]+/mean@\d+")
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,22 @@ def shortened(text: str) -> str:
 def example_of(rows: Iterable[Graded]) -> Graded:
     """The response to show: one that is not right, where there is one."""
     return min(rows, key=lambda row: row.right)
+
+
+def note_of_validation(metrics: Mapping[str, Any], reward: str) -> str | None:
+    """What to say of a validation before training: its scores are 0 for every data source; None where one is not.
+
+    Args:
+        metrics: of the validation, named as verl does.
+        reward: the reward function, for the message.
+    """
+    scores = {found[1]: value for name, value in metrics.items() if (found := _OF_VALIDATION.fullmatch(name))}
+    if not scores or any(scores.values()):
+        return None
+    return (
+        f"note: before training, validation scores 0 on {', '.join(sorted(scores))}. Either the model solves nothing "
+        f"yet, or the reward function, {reward}, cannot read its answers; trainer.validation_data_dir=FOLDER keeps them"
+    )
 
 
 def incident(
