@@ -108,8 +108,8 @@ def train(
     """Train with verl's own trainer: a row of a paper's table, or choices of the groups.
 
     Groups: backend, cluster, model, data, algo, experiment; for instance experiment=sspo/table1/sspo_1_5b, or
-    backend=fsdp cluster=1x8 model=qwen2_5_7b data=dapo_math_17k algo=espo. Every fault of the configuration is listed
-    before anything starts.
+    backend=fsdp cluster=1x8 model=qwen2_5_7b data=dapo_math_17k algo=espo actor_rollout_ref.rollout.n=8. Every fault of
+    the configuration is listed before anything starts.
 
     The exit status is the trainer's, 1 if the configuration is at fault, 130 if interrupted.
     """

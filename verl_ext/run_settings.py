@@ -29,6 +29,17 @@ def section_class(name: str) -> type[Checked]:
     return getattr(import_module(module), cls)
 
 
+def ours(config: Any) -> bool:
+    """Whether a run is ours: its loss, its estimator or `algorithm.verl_ext` says so, or it has the node `verl_ext`.
+
+    Each of our algo and backend groups brings the node, and `verl-ext train` adds it. A run that is not ours is left
+    as verl runs it.
+    """
+    from verl_ext.rollout import source
+
+    return NODE in config or source.concerned(config)
+
+
 def section(config: Any, name: str) -> Any:
     """One section of a composed trainer configuration, defaults filled in.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import verl
@@ -15,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.platform import programs
 
-# verl's defaults lack a micro-batch size; with dynamic batching none is needed.
+# verl's defaults lack a micro-batch size; with dynamic batching none is needed. One response a prompt is no group.
 RUNNABLE = (
+    "actor_rollout_ref.rollout.n=4",
     "actor_rollout_ref.actor.use_dynamic_bsz=true",
     "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=true",
 )
@@ -25,9 +28,14 @@ VERL_CONFIGS = Path(verl.__file__).parent / "trainer" / "config"
 
 def compose(*overrides: str, name: str = "ppo_trainer") -> DictConfig:
     """Example: `compose("+backend=cpu", "+algo=espo").algorithm.adv_estimator` is `espo`."""
+    return copy.deepcopy(_composed(overrides, name))
+
+
+@cache
+def _composed(overrides: tuple[str, ...], name: str) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(VERL_CONFIGS), version_base=None):
-        return hydra_compose(name, overrides=[*overrides, *RUNNABLE])
+        return hydra_compose(name, overrides=[*RUNNABLE, *overrides])
 
 
 @contextmanager
@@ -35,7 +43,7 @@ def entry_point(*overrides: str, name: str = "ppo_trainer") -> Iterator[DictConf
     """What verl's entry point is given, while Hydra's choices are known in the process as `hydra.main` makes them."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(VERL_CONFIGS), version_base=None):
-        whole = hydra_compose(name, [*overrides, *RUNNABLE], return_hydra_config=True)
+        whole = hydra_compose(name, [*RUNNABLE, *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(whole)
         try:
             yield OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
@@ -46,7 +54,7 @@ def entry_point(*overrides: str, name: str = "ppo_trainer") -> Iterator[DictConf
 def refused(folder: Path, *overrides: str) -> str:
     """What verl's own entry point says, from a foreign directory, in a run that ends before Ray starts."""
     # Ray makes `ray/session_*` under this folder as the first thing it does.
-    arguments = ["-m", "verl.trainer.main_ppo", *overrides, *RUNNABLE, f"hydra.run.dir={folder}/hydra"]
+    arguments = ["-m", "verl.trainer.main_ppo", *RUNNABLE, *overrides, f"hydra.run.dir={folder}/hydra"]
     finished = programs.run(*arguments, cwd=folder, RAY_TMPDIR=str(folder))
     assert finished.returncode != 0
     assert "Started a local Ray instance" not in finished.output

@@ -210,8 +210,8 @@ def test_verls_validate_config_is_stopped_by_our_faults_and_runs_otherwise(
     good = config()
     verl.utils.config.validate_config(config=good, use_reference_policy=False, use_critic=False)
     assert arranged == [good]
-    # verl's own check still runs: 3 rows do not divide by 2 processes.
-    uneven = config("data.train_batch_size=3", "trainer.n_gpus_per_node=2")
+    # verl's own check still runs: 3 prompts of 3 rows do not divide by 2 processes.
+    uneven = config("data.train_batch_size=3", "trainer.n_gpus_per_node=2", f"{ROLLOUT}.n=3")
     uneven.actor_rollout_ref.actor.use_dynamic_bsz = False
     uneven.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu = 1
     with pytest.raises(AssertionError, match="real_train_batch_size"):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from ray.exceptions import RayTaskError
-from tensordict import NonTensorStack
+from tensordict import NonTensorStack, TensorDict
 from verl.experimental.agent_loop import agent_loop
 from verl.trainer.ppo.v1 import PPOTrainer, replay_buffer, trainer_base, trainer_sync
 from verl.trainer.ppo.v1 import agent_loop_tq as verl_agent_loop_tq
@@ -42,8 +42,22 @@ class Workers:
         self.loaded.append((local_path, del_local_after_load))
 
 
+def pick(column: Any, rows: list[int]) -> Any:
+    """Some rows of a column."""
+    if isinstance(column, torch.Tensor):
+        return jagged([column[row] for row in rows])
+    return NonTensorStack(*[column.tolist()[row] for row in rows])
+
+
 class LiveQueue(Queue):
-    """What is put can be fetched."""
+    """What is put can be fetched, and of some rows alone."""
+
+    def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> Any:
+        if len(keys) == len(LENGTHS):
+            return super().kv_batch_get(keys, partition_id, select_fields)
+        rows = [int(key.split("_")[1]) for key in keys]
+        wanted = {name: pick(column, rows) for name, column in self.columns.items() if name in select_fields}
+        return TensorDict(wanted, batch_size=len(keys))
 
     def kv_batch_put(self, keys: list[str], partition_id: str, fields: Any) -> Any:
         self.columns.update(fields.items())
@@ -59,7 +73,7 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         prompts=jagged([torch.arange(2) for _ in LENGTHS]),
         responses=jagged([torch.arange(n) for n in LENGTHS]),
         response_mask=jagged([torch.ones(n, dtype=torch.long) for n in LENGTHS]),
-        rm_scores=jagged([torch.zeros(n) for n in LENGTHS]),
+        rm_scores=jagged([torch.full((n,), float(n == 3)) for n in LENGTHS]),
         old_log_probs=jagged([-torch.ones(n) for n in LENGTHS]),
         rollout_log_probs=jagged([-torch.ones(n) for n in LENGTHS]),
         entropy=jagged([torch.full((n,), 2.0) for n in LENGTHS]),
@@ -72,11 +86,10 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         config = compose(
             "+backend=cpu",
             "+algo=espo",
-            f"trainer.default_local_dir={tmp_path}",
             "data.train_batch_size=1",
-            "actor_rollout_ref.rollout.n=4",
             *overrides,
         )
+        config.trainer.default_local_dir = str(tmp_path)
         trainer = object.__new__(trainer_sync.PPOTrainerSync)
         trainer.config, trainer.tokenizer, trainer.global_steps = config, None, 5
         trainer.local_trigger_step, trainer.use_critic = 0, False
@@ -340,6 +353,8 @@ def test_the_worker_tags_the_prompt_with_what_was_raised(monkeypatch: pytest.Mon
         tags.append((key, partition_id, tag))
 
     class Worker:
+        reward_loop_worker_handles = ("handle",)
+
         async def _compute_score(self, outputs: Any, kwargs: Any) -> None:
             raise KeyError("answer")
 
@@ -359,6 +374,29 @@ def test_the_worker_tags_the_prompt_with_what_was_raised(monkeypatch: pytest.Mon
     assert list(tag) == ["verl_ext_failure_3"]
     assert text.startswith("the reward function raised KeyError: 'answer' (")
     assert "test_bridge.py:" in text
+
+
+def test_a_score_that_is_none_is_a_failed_session_with_its_cause() -> None:
+    """Of a reward model that is asked after the rollout, a score that is not there yet is in order."""
+
+    class Worker:
+        def __init__(self, handles: Any, score: float | None) -> None:
+            self.reward_loop_worker_handles, self.score = handles, score
+
+        async def _compute_score(self, outputs: Any, kwargs: Any) -> None:
+            outputs[-1].reward_score = self.score
+
+        async def _run_agent_loop(self) -> None: ...
+
+    guards_sessions.bind_agent_loop(SimpleNamespace(AgentLoopWorker=Worker))  # type: ignore[arg-type]
+    outputs = [SimpleNamespace(reward_score=None)]
+    asyncio.run(Worker(None, None)._compute_score(outputs, kwargs={}))
+    asyncio.run(Worker(["handle"], 0.0)._compute_score(outputs, kwargs={}))
+    with pytest.raises(TypeError) as caught:
+        asyncio.run(Worker(["handle"], None)._compute_score(outputs, kwargs={}))
+    assert guards_sessions.cause(caught.value).startswith(
+        "TypeError: the reward function returned None for a score; a number is wanted ("
+    )
 
 
 def test_an_error_from_another_process_is_named_with_the_place_where_it_was_raised() -> None:
@@ -421,6 +459,9 @@ def test_contract_sessions_run_in_the_methods_that_are_wrapped() -> None:
     worker = agent_loop.AgentLoopWorker
     parameters = inspect.signature(inspect.unwrap(worker._run_agent_loop)).parameters
     assert list(parameters)[:3] == ["self", "sampling_params", "trajectory"]
+    scoring = inspect.getsource(inspect.unwrap(worker._compute_score))
+    assert "enable_async_reward = self.reward_loop_worker_handles is not None" in scoring
+    assert "final_output = outputs[-1]" in scoring
     source = inspect.getsource(verl_agent_loop_tq)
     assert "session_id=i, **prompt" in source
     assert "await self._compute_score(outputs, kwargs=kwargs)" in source

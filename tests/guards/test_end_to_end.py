@@ -121,3 +121,35 @@ def test_a_reward_function_that_always_raises_ends_the_run_with_its_exception(tm
         json.loads((tmp_path / "checkpoints" / "guards" / "step-00001-verifier" / "reason.json").read_text())["batch"]
         is None
     )
+
+
+ZERO = (f"reward.custom_reward_function.path={HERE}/zero_reward.py",)
+FILTER = ("algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=acc")
+
+
+def test_a_reward_that_is_always_zero_is_told_within_three_steps_with_an_example(tmp_path, data) -> None:  # noqa: F811
+    run = start(tmp_path, data, 3, [*ZERO])
+    assert run.returncode == 0, run.tail()
+    names = ("train/groups_without_spread", "train/groups_all_wrong", "train/groups_all_right")
+    assert [[step[name] for name in names] for step in run.steps] == [[1, 1, 0]] * 3
+    assert "guard 'no_signal', step 3: for 3 steps in a row" in run.log, run.tail()
+    assert f"The reward function is compute_score of {HERE}/zero_reward.py." in run.log
+    reason, batch = incident(tmp_path, "step-00003-no_signal")
+    example = reason["figures"]["example"]
+    row = batch.columns["key"].index(example["key"])
+    assert reason["action"] == "warn"
+    assert example["response"] == batch.columns["response_text"][row]
+    assert example["ground_truth"] == batch.columns["ground_truth"][row]
+    assert f"  ground truth: {json.dumps(example['ground_truth'])}" in run.log
+    assert "  reward: 0 (outcome=wrong, acc=0.0)" in run.log
+
+
+def test_a_filter_that_leaves_nothing_ends_the_run_where_asked(tmp_path, data) -> None:  # noqa: F811
+    """verl alone takes all groups away and fetches others, for ever: step 1 is never reached."""
+    run = start(tmp_path, data, 3, [*ZERO, *FILTER, "+verl_ext.guards.no_signal_action=stop"])
+    assert run.returncode == 1, run.tail()
+    assert "guard 'no_signal', step 1: for 3 batches, all taken away by filter_groups, in a row" in run.log, run.tail()
+    assert run.steps == []
+    reason, batch = incident(tmp_path, "step-00001-no_signal")
+    assert reason["figures"]["all_wrong"] == reason["figures"]["number"] >= 8
+    assert reason["figures"]["example"]["key"] in batch.columns["key"]

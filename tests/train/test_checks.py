@@ -26,7 +26,7 @@ def composed(*arguments: str) -> DictConfig:
 
 def config(algo: str, backend: str, **changes: object) -> DictConfig:
     """A composed configuration, with values put in afterwards; composing costs more than all else here."""
-    base = copy.deepcopy(composed(f"algo={algo}", f"backend={backend}", "cluster=4x8"))
+    base = copy.deepcopy(composed(f"algo={algo}", f"backend={backend}", "cluster=4x8", f"{ROLLOUT}.n=2"))
     for key, value in changes.items():
         OmegaConf.update(base, key, value, force_add=True)
     return base
@@ -50,9 +50,9 @@ ONE_FAULT = {
         ("grpo", "fsdp", {"data.train_batch_size": 72, f"{ACTOR}.ppo_mini_batch_size": 36, f"{ROLLOUT}.n": 6}),
         ["= 216 rows cannot be divided among 32 data parallel ranks"],
     ),
-    # 72 rows over 32 / 8 = 4 ranks are 18 each, but 7 * 4 = 28 over 8 groups of 4 are not
+    # 14 prompts * 2 responses = 28 rows over 8 groups of 4 GPUs
     "mini over Megatron's ranks": (
-        ("grpo", "megatron", {"data.train_batch_size": 28, f"{ACTOR}.ppo_mini_batch_size": 28}),
+        ("grpo", "megatron", {"data.train_batch_size": 14, f"{ACTOR}.ppo_mini_batch_size": 14}),
         ["= 28 rows cannot be divided among 8 data parallel ranks"],
     ),
     # 256 * 4 / 32 = 32 rows a GPU
@@ -129,6 +129,7 @@ ONE_FAULT = {
         ("max_entropy", "fsdp", {f"{MODEL}.use_remove_padding": False}),
         ["entropy_coeff reads", "use_remove_padding=true"],
     ),
+    "one response": (("grpo", "fsdp", {f"{ROLLOUT}.n": 1}), ["rollout.n=1: the estimator grpo compares", "2 or more"]),
     "LoRA": (("grpo", "fsdp", {f"{MODEL}.lora_rank": 1024}), ["lora_rank=1024", "512"]),
     "engines mixed": (
         ("grpo", "megatron", {f"{ACTOR}.strategy": "fsdp2"}),

@@ -109,7 +109,7 @@ def test_the_childs_output_and_exit_status_are_verls(
     scripted.script = "import os, sys; print('platform', os.environ.get('VERL_PLATFORM')); sys.exit(3)"
     shown, _ = console()
     out = tmp_path / "run"
-    arguments = ["algo=grpo", "backend=cpu", f"trainer.default_local_dir={out}"]
+    arguments = ["algo=grpo", "backend=cpu", f"trainer.default_local_dir={out}", "actor_rollout_ref.rollout.n=2"]
     arguments.append("actor_rollout_ref.actor.use_dynamic_bsz=true")
     assert command.train(arguments, False, shown) == 3
     assert "platform cpu" in capsys.readouterr().out

@@ -50,7 +50,8 @@ def test_groups_are_merged_in_one_order_however_they_are_typed() -> None:
 
 def test_our_data_stands_beside_verls() -> None:
     composed = compose(["data=math_l3to5"])
-    assert composed.arguments == ["+data@_global_=math_l3to5"]
+    # What the command composes is a run of ours, whether a group says so or not.
+    assert composed.arguments == ["+data@_global_=math_l3to5", "+verl_ext={}"]
     assert composed.config.data.prompt_key == "prompt"  # of verl's own data/legacy_data
     assert compose(["+data@_global_=math_l3to5"]).config == composed.config
 

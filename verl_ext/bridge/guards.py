@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from verl_ext import run_settings, run_state
-from verl_ext.bridge import guards_batch, guards_sessions
+from verl_ext.bridge import guards_batch, guards_sessions, guards_signal
 from verl_ext.checkpoint import layout
-from verl_ext.guards import configuration, entropy, keeper, nonfinite, verifier
+from verl_ext.guards import configuration, entropy, keeper, no_signal, nonfinite, verifier
 from verl_ext.guards.incident import GuardError, Incident
 from verl_ext.guards.nonfinite import Finding
 from verl_ext.rollout.mismatch import MismatchError
@@ -27,7 +27,7 @@ from verl_ext.rollout.mismatch import MismatchError
 def bind(trainer_base: ModuleType) -> None:
     """Called when ``verl.trainer.ppo.v1.trainer_base`` has been imported."""
     cls = trainer_base.PPOTrainer
-    init, compute = cls.__init__, cls._compute_advantage
+    init, compute, validate = cls.__init__, cls._compute_advantage, cls._validate
 
     @functools.wraps(init)
     def __init__(self: Any, config: Any) -> None:
@@ -35,6 +35,8 @@ def bind(trainer_base: ModuleType) -> None:
         self.verl_ext_guards = Guards(self, trainer_base.tq)
         guards = self.verl_ext_guards
         guards_sessions.watch(self.replay_buffer, trainer_base.tq, guards.failures, guards.no_responses)
+        if guards.signal is not None:
+            guards_signal.watch(self.replay_buffer, guards.signal.taken_away)
 
     @functools.wraps(compute)
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
@@ -48,7 +50,17 @@ def bind(trainer_base: ModuleType) -> None:
         guards.before_update(batch, metrics)
         return batch
 
-    cls.__init__, cls._compute_advantage = __init__, _compute_advantage
+    @functools.wraps(validate)
+    def _validate(self: Any) -> dict[str, float]:
+        found = validate(self)
+        guards = guards_of(self)
+        if guards is not None and guards.signal is not None and self.global_steps == 0:
+            note = no_signal.note_of_validation(found, guards.reward)
+            if note is not None:
+                keeper.say(note)
+        return found
+
+    cls.__init__, cls._compute_advantage, cls._validate = __init__, _compute_advantage, _validate
     cls._update_critic = _guarded(cls._update_critic, "critic")
     cls._update_actor = _guarded(cls._update_actor, "actor")
 
@@ -79,6 +91,7 @@ class Guards:
     Attributes:
         leave_out: whether the updates of the batch that is under way are left out.
         failures: the watch on groups that fail.
+        signal: the watch on steps without signal; None in a run that is not ours.
     """
 
     def __init__(self, trainer: Any, tq: Any) -> None:
@@ -88,6 +101,7 @@ class Guards:
         self.keeper = keeper.Keeper(self.settings, keeper.folder_of(config, self.settings), keeper.about(config))
         self.reward = configuration.reward_function(config)
         self.failures = verifier.SessionFailures(configuration.failed_groups(config, self.settings), self.reward)
+        self.signal = guards_signal.Signal(self) if run_settings.ours(config) else None
         self._findings: Sequence[Finding] = ()
         run_state.register("guards", self.keeper)
 
@@ -106,13 +120,13 @@ class Guards:
         over = verifier.over(found.judged, settings.verifier_error_share)
         keeper.verifier_streak = keeper.verifier_streak + 1 if over else 0
         causes, streak = self.failures.take(), keeper.verifier_streak
-        self._act(batch, verifier.incident(found.judged, causes, settings, trainer.global_steps, streak, self.reward))
+        self.act(batch, verifier.incident(found.judged, causes, settings, trainer.global_steps, streak, self.reward))
         if settings.nonfinite_action != "off":
-            self._act(batch, nonfinite.in_batch(found.findings, settings, trainer.global_steps, keeper.skipped))
+            self.act(batch, nonfinite.in_batch(found.findings, settings, trainer.global_steps, keeper.skipped))
+        if self.signal is not None:
+            self.signal.batch(batch, found.graded, metrics)
         if settings.entropy_floor is not None and found.entropy is not None and trainer.local_trigger_step == 0:
-            self._act(
-                batch, entropy.incident(keeper.entropy, settings, trainer.global_steps, found.entropy, self.saved)
-            )
+            self.act(batch, entropy.incident(keeper.entropy, settings, trainer.global_steps, found.entropy, self.saved))
         if found.entropy is not None:
             metrics["guards/entropy/mean"] = found.entropy
         metrics["guards/entropy/streak"] = keeper.entropy.streak
@@ -128,7 +142,7 @@ class Guards:
         settings, step = self.settings, self.trainer.global_steps
         if settings.nonfinite_action != "off":
             lost = nonfinite.reported(metrics, role, configuration.gradients_are_scaled(self.trainer.config))
-            self._act(batch, nonfinite.in_update(lost, self._findings, settings, step, self.keeper.skipped))
+            self.act(batch, nonfinite.in_update(lost, self._findings, settings, step, self.keeper.skipped))
             metrics["guards/nonfinite/skipped"] = self.keeper.skipped
 
     def mismatch(self, batch: Any, error: MismatchError) -> MismatchError:
@@ -149,7 +163,12 @@ class Guards:
         folder = self._checkpoint(step)
         return (folder / "actor").is_dir() and not (folder / layout.UNFINISHED).exists()
 
-    def _act(self, batch: Any, found: Incident | None) -> None:
+    def act(self, batch: Any, found: Incident | None) -> None:
+        """Record what was found about a batch, and do what its action says.
+
+        Raises:
+            GuardError: the action is `stop`.
+        """
         if found is None:
             return
         text = self._record(batch, found)

@@ -10,12 +10,14 @@ from typing import Any
 from verl_ext import batch_file
 from verl_ext.bridge.controller import as_list
 from verl_ext.bridge.policy_loss import OLD_ENTROPY
-from verl_ext.guards import nonfinite, verifier
+from verl_ext.guards import no_signal, nonfinite, verifier
+from verl_ext.guards.no_signal import Graded
 from verl_ext.guards.nonfinite import Finding
 from verl_ext.rollout import source
 
 # Rows fetched at once, so that the controller never holds all fields of a large batch.
 ROWS = 1024
+REWARDS = "rm_scores"
 PLAIN = ("extra_fields", "data_source", "reward_model")
 
 
@@ -27,11 +29,13 @@ class Inspection:
         findings: values that are not finite.
         entropy: mean over the tokens that count, nats; None where the batch has no entropies.
         judged: how its sessions came out.
+        graded: what each row earned, padding left out.
     """
 
     findings: Sequence[Finding]
     entropy: float | None
     judged: verifier.Judged
+    graded: Sequence[Graded]
 
 
 def inspect(tq: Any, batch: Any, config: Any, expected: int) -> Inspection:
@@ -47,6 +51,7 @@ def inspect(tq: Any, batch: Any, config: Any, expected: int) -> Inspection:
     names = list(dict.fromkeys([*nonfinite.FIELDS, entropies, batch_file.MASK]))
     findings: list[Finding] = []
     verdicts: list[Mapping[str, Any]] = []
+    rewards: list[float] = []
     total, tokens = 0.0, 0
     for keys, data in _parts(tq, batch, [*names, "extra_fields"]):
         mask = padded(data[batch_file.MASK]).bool()
@@ -58,9 +63,31 @@ def inspect(tq: Any, batch: Any, config: Any, expected: int) -> Inspection:
             total += float(fields[entropies][mask].double().sum())
             tokens += int(mask.sum())
         verdicts += verdicts_of(data, len(keys))
+        rewards += rewards_of(data)
     real = [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
     judged = verifier.judge([batch.keys[row] for row in real], [verdicts[row] for row in real], expected)
-    return Inspection(findings, total / tokens if tokens else None, judged)
+    earned = _grade(batch, rewards, verdicts)
+    return Inspection(findings, total / tokens if tokens else None, judged, earned)
+
+
+def graded(tq: Any, batch: Any) -> list[Graded]:
+    """What each row of a batch earned, padding left out; of the tokens only their rewards are fetched."""
+    rewards: list[float] = []
+    verdicts: list[Mapping[str, Any]] = []
+    for keys, data in _parts(tq, batch, [REWARDS, "extra_fields"]):
+        rewards += rewards_of(data)
+        verdicts += verdicts_of(data, len(keys))
+    return _grade(batch, rewards, verdicts)
+
+
+def _grade(batch: Any, rewards: Sequence[float], verdicts: Sequence[Mapping[str, Any]]) -> list[Graded]:
+    """Nothing where the batch has no rewards."""
+    rows = zip(batch.keys, batch.tags, rewards, verdicts, strict=True) if rewards else ()
+    return [
+        Graded(key, reward, no_signal.is_right(reward, verdict))
+        for key, tag, reward, verdict in rows
+        if not tag.get("is_padding", False)
+    ]
 
 
 def columns(tq: Any, batch: Any, tokenizer: Any, first: Sequence[str], limit: int) -> dict[str, list[Any]]:
@@ -102,6 +129,11 @@ def columns(tq: Any, batch: Any, tokenizer: Any, first: Sequence[str], limit: in
 def padded(values: Any) -> Any:
     """Dense [B, T] of a field, 0 behind each row."""
     return values.to_padded_tensor(0) if values.is_nested else values
+
+
+def rewards_of(data: Any) -> list[float]:
+    """The sum of each row's token rewards; nothing where there are none."""
+    return padded(data[REWARDS]).double().sum(-1).tolist() if REWARDS in data.keys() else []
 
 
 def verdicts_of(data: Any, rows: int) -> list[Mapping[str, Any]]:

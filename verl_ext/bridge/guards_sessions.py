@@ -26,12 +26,15 @@ def bind_agent_loop(agent_loop: ModuleType) -> None:
     run, score = worker._run_agent_loop, worker._compute_score
 
     @functools.wraps(score)
-    async def _compute_score(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _compute_score(self: Any, outputs: list[Any], *args: Any, **kwargs: Any) -> None:
         try:
-            return await score(self, *args, **kwargs)
+            await score(self, outputs, *args, **kwargs)
         except Exception as error:
             error.verl_ext_stage = "the reward function raised "  # type: ignore[attr-defined]
             raise
+        if self.reward_loop_worker_handles is not None and outputs[-1].reward_score is None:
+            # verl would leave the field of the rewards out, and fail over its absence after the rollout.
+            raise TypeError("the reward function returned None for a score; a number is wanted")
 
     @functools.wraps(run)
     async def _run_agent_loop(

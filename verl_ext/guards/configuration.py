@@ -4,24 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-from verl_ext import run_settings
+from verl_ext import plugin, run_settings
 from verl_ext.guards.entropy import checkpoints_needed
 from verl_ext.guards.settings import NODE, GuardSettings
 from verl_ext.rollout import source
 
 # What a checkpoint must hold to go back to it: weights, optimizer, and scheduler with the random state.
 CONTENTS = ("model", "optimizer", "extra")
+# verl's estimators that compare a response with others of its prompt; ours all do.
+GROUP_ESTIMATORS = (
+    "gdpo",
+    "gpg",
+    "grpo",
+    "grpo_passk",
+    "grpo_vectorized",
+    "opo",
+    "optimal_token_baseline",
+    "reinforce_plus_plus_baseline",
+    "rloo",
+    "rloo_vectorized",
+    "tir_optimal_token_baseline",
+)
 # Groups in a row that must fail before a run that would replace them stops, however small its batch.
 LEAST_FAILED = 8
 
 
 def faults(config: Any) -> list[str]:
-    """Every contradiction between the guards and the rest, as sentences; empty where the section itself is at fault."""
+    """Every contradiction between the guards and the rest, as sentences; where the section itself is at fault, the
+    faults of the groups alone.
+    """
+    found = group_faults(config)
     try:
         settings = run_settings.section(config, "guards")
     except ValueError:
-        return []
-    found = []
+        return found
     given = (config.get(run_settings.NODE, None) or {}).get("guards", None)
     if given and not config.trainer.get("use_v1", True):
         found.append(f"{NODE} has no effect with trainer.use_v1=false: the guards are bound to verl's V1 trainers")
@@ -38,6 +54,24 @@ def faults(config: Any) -> list[str]:
     if settings.entropy_action == "rollback":
         found += [f"{NODE}.entropy_action=rollback: {fault}" for fault in rollback_faults(config, settings)]
     return found
+
+
+def compares_in_groups(config: Any) -> bool:
+    """Whether the estimator sets a response against others of its prompt, and of nothing else."""
+    estimator = str(config.algorithm.adv_estimator)
+    return estimator in GROUP_ESTIMATORS or estimator in plugin.ESTIMATORS
+
+
+def group_faults(config: Any) -> list[str]:
+    """Groups of one response. A run that is not ours may mean it: verl's GRPO then takes the bare reward."""
+    number = config.actor_rollout_ref.rollout.n
+    if number > 1 or not compares_in_groups(config) or not run_settings.ours(config):
+        return []
+    return [
+        f"actor_rollout_ref.rollout.n={number}: the estimator {config.algorithm.adv_estimator} compares the responses "
+        "of a prompt with each other, and one has nothing to be compared with; set it to 2 or more (8 is usual), or "
+        "algorithm.adv_estimator to one without groups (gae, reinforce_plus_plus)"
+    ]
 
 
 def measurable(config: Any) -> bool:
@@ -93,8 +127,13 @@ def sessions(config: Any) -> int:
 
 def prompts(config: Any) -> int:
     """Groups of one batch."""
+    return config.data.train_batch_size // updates(config)
+
+
+def updates(config: Any) -> int:
+    """Batches that one step is made of."""
     mode = config.trainer.v1.get(config.trainer.v1.trainer_mode, None) or {}
-    return config.data.train_batch_size // mode.get("parameter_sync_step", 1)
+    return mode.get("parameter_sync_step", 1)
 
 
 def failed_groups(config: Any, settings: GuardSettings) -> int:

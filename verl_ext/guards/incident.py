@@ -30,7 +30,7 @@ class Incident:
     """A guard that fired.
 
     Attributes:
-        guard: `nonfinite`, `mismatch`, `entropy` or `verifier`.
+        guard: `nonfinite`, `mismatch`, `entropy`, `verifier` or `no_signal`.
         step: the training step.
         action: what the guard does: `warn`, `skip`, `rollback` or `stop`.
         message: for a person.

@@ -11,6 +11,7 @@ from typing import Any
 from verl_ext.guards import incident
 from verl_ext.guards.entropy import EntropyWatch
 from verl_ext.guards.incident import Incident
+from verl_ext.guards.no_signal import SignalWatch
 from verl_ext.guards.settings import GuardSettings
 
 
@@ -26,6 +27,7 @@ class Keeper:
     def __init__(self, settings: GuardSettings, folder: Path, about: Mapping[str, Any]) -> None:
         self.settings, self.folder, self.about = settings, folder, about
         self.entropy = EntropyWatch(settings.entropy_floor or 0.0, settings.entropy_steps)
+        self.no_signal = SignalWatch(settings.no_signal_steps)
         self.skipped = 0
         self.verifier_streak = 0
         self.written = 0
@@ -33,6 +35,7 @@ class Keeper:
     def state_dict(self) -> dict[str, Any]:
         return {
             "entropy": self.entropy.state_dict(),
+            "no_signal": self.no_signal.state_dict(),
             "skipped": self.skipped,
             "verifier_streak": self.verifier_streak,
             "written": self.written,
@@ -42,6 +45,8 @@ class Keeper:
         self.entropy.load_state_dict(state["entropy"])
         self.skipped, self.verifier_streak = state["skipped"], state["verifier_streak"]
         self.written = state["written"]
+        if "no_signal" in state:  # older checkpoints lack it
+            self.no_signal.load_state_dict(state["no_signal"])
 
     def record(self, found: Incident, columns: Callable[[], Mapping[str, Sequence[Any]]] | None) -> str:
         """Write an incident down and say so on stderr.

@@ -14,6 +14,7 @@ NODE = "verl_ext.guards"
 READ_WITH: dict[str, tuple[str, Any]] = {
     "nonfinite_max_skipped": ("nonfinite_action", ("skip",)),
     "entropy_max_rollbacks": ("entropy_action", ("rollback",)),
+    "no_signal_steps": ("no_signal_action", ("warn", "stop")),
 }
 
 
@@ -35,6 +36,8 @@ class GuardSettings(Checked):
         verifier_error_share: largest share of a step's sessions that may lack a judgement; null is no limit.
         verifier_action: `warn` or `stop`; a step without a single judgement stops the run with either.
         failed_groups: groups in a row of which no session came back, at which the run stops; null is a step's worth.
+        no_signal_steps: steps in a row whose rewards tell no response from another, at which the guard fires, >= 1.
+        no_signal_action: `off`, `warn` once a streak, or `stop`.
     """
 
     method: ClassVar[str] = "guards"
@@ -53,6 +56,8 @@ class GuardSettings(Checked):
     verifier_error_share: float | None = hyper(0.5, optional(number(above=0, most=1)))
     verifier_action: str = hyper("warn", one_of("warn", "stop"))
     failed_groups: int | None = hyper(None, optional(integer(least=1)))
+    no_signal_steps: int = hyper(3, integer(least=1))
+    no_signal_action: str = hyper("warn", one_of("off", "warn", "stop"))
 
     @classmethod
     def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:

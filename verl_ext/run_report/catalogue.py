@@ -24,6 +24,7 @@ PANELS = {
     "mismatch": "Log-probs, rollout against actor",
     "entropy mismatch": "Entropies, rollout against actor",
     "guards": "Guards and values that are not finite",
+    "signal": "Prompts whose responses all earn the same",
     "unjudged": "Responses that the verifier could not judge",
     "gradient": "Gradient norm",
     "length": "Response length",
@@ -181,6 +182,13 @@ def _guards() -> Iterator[Metric]:
     yield Metric("guards/entropy/rollbacks", "returns", text, "guards", GUARDS)
 
 
+def _signal() -> Iterator[Metric]:
+    of = "Prompts of the step, those that filter_groups took away included, whose responses all earned the same"
+    yield Metric("train/groups_without_spread", "share", f"{of}: nothing to learn by comparing.", "signal", GUARDS)
+    yield Metric("train/groups_all_right", "share", f"{of} and were all right.", "signal", GUARDS)
+    yield Metric("train/groups_all_wrong", "share", f"{of} and were all wrong.", "signal", GUARDS)
+
+
 def _workers() -> Iterator[Metric]:
     text = "Checksum of loss, hyper-parameters and plugin version, the same at every step; the controller compares it."
     yield Metric("actor/verl_ext/execution", "checksum", text, "none", WORKERS)
@@ -202,6 +210,7 @@ METRICS: tuple[Metric, ...] = (
     *_rollout(),
     *_verifier(),
     *_guards(),
+    *_signal(),
     *_workers(),
 )
 

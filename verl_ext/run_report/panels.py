@@ -83,6 +83,12 @@ COMPARED = (
         (("training/rollout_entropy_diff_max", "-"), ("training/rollout_entropy_diff_mean", "--")),
         logarithmic=True,
     ),
+    Compared(
+        "signal",
+        "per cent of the prompts; dashed: all right, dotted: all wrong",
+        (("train/groups_without_spread", "-"), ("train/groups_all_right", "--"), ("train/groups_all_wrong", ":")),
+        100,
+    ),
     Compared("unjudged", "per cent of the responses", (("guards/verifier/unjudged_share", "-"),), 100),
     Compared("step", "seconds", (("seconds a step", "-"),)),
 )

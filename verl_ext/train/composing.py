@@ -16,6 +16,7 @@ from verl_ext import run_name
 from verl_ext.bridge.driver import ConfigError, nearest
 from verl_ext.bridge.search_path import GROUPS, config_dir, hydra_name, register
 from verl_ext.presets import Preset, find
+from verl_ext.run_settings import NODE
 
 if TYPE_CHECKING:
     from verl_ext.bridge.row_source import RowSource
@@ -99,6 +100,10 @@ def compose(arguments: Sequence[str]) -> Composed:
     final = [*groups, *(one.text for one in values)]
     try:
         config = _hydra(primary, final)
+        if NODE not in config and not any(one.key == NODE for one in values):
+            # What this command starts is ours (`run_settings.ours`), also where no group of ours brought the node.
+            final.append(f"+{NODE}={{}}")
+            OmegaConf.update(config, NODE, {}, force_add=True)
     except ConfigError:
         found = diagnose(given, values)
         if not found:
@@ -234,7 +239,8 @@ def key_faults(one: Assignment, base: DictConfig, added: Collection[str] = ()) -
         return []
     exists = has(base, one.key)
     if one.sign == "+":
-        return [f"{one.text}: {one.key} exists; write it without the +"] if exists else []
+        merged = str(one.value).startswith("{")  # into what is there
+        return [f"{one.text}: {one.key} exists; write it without the +"] if exists and not merged else []
     if exists or parent_is_open(base, one.key, added):
         return []
     known = [*keys(base), *(GROUPS if "." not in one.key else ())]

@@ -30,6 +30,7 @@ def arguments() -> list[str]:
         "backend=fsdp",
         "cluster=4x8",
         "model=qwen2_5_7b",
+        "actor_rollout_ref.rollout.n=8",
         "data.train_files=/shared/train.parquet",
         "data.val_files=/shared/val.parquet",
         "trainer.default_local_dir=/shared/runs/a",

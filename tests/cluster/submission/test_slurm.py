@@ -139,7 +139,8 @@ def test_the_script_starts_a_cluster_submits_and_ends_it(script: Path, play: dic
     assert ends == ["ended", "ended"]
     assert calls(play, "submit") == [
         "submit", "submit", "algo=espo", "backend=fsdp", "cluster=4x8", "model=qwen2_5_7b",
-        "data.train_files=/shared/train.parquet", "data.val_files=/shared/val.parquet",
+        "actor_rollout_ref.rollout.n=8", "data.train_files=/shared/train.parquet",
+        "data.val_files=/shared/val.parquet",
         "trainer.default_local_dir=/shared/runs/a", "a='x y'", "--name", "espo 7b", "--max-restarts", "2",
         "--env", "WANDB_API_KEY", "--no-code", "--address", "http://127.0.0.1:33456",
     ]  # fmt: skip
