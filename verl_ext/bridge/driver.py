@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -25,16 +27,29 @@ def bind(config_module: ModuleType) -> None:
 
     @functools.wraps(original)
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> Any:
-        found = faults(config)
-        if found:
-            raise ConfigError("the configuration cannot run:\n" + "\n".join(f"  - {fault}" for fault in found))
-        result = original(config, *args, **kwargs)
+        from verl_ext import reward_probe
         from verl_ext.bridge import probe
+        from verl_ext.train import checks
 
+        tell(checks.own_findings(copy.deepcopy(config), start=True, ours=run_settings.ours(config)))
+        result = original(config, *args, **kwargs)
+        tell(reward_probe.findings(config))
         probe.arrange(config)
         return result
 
     config_module.validate_config = validate_config  # type: ignore[attr-defined]
+
+
+def tell(found: Any) -> None:
+    """Print the notes.
+
+    Raises:
+        ConfigError: there are faults.
+    """
+    for note in found.notes:
+        sys.stderr.write(f"verl_ext: note: {note}\n")
+    if found.faults:
+        raise ConfigError("the configuration cannot run:\n" + "\n".join(f"  - {fault}" for fault in found.faults))
 
 
 def faults(config: Any) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import inspect
 import io
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_ext.train import fitness, megatron, notes
+from verl_ext.train import files, fitness, megatron, notes
 
 # A value that lets the other checks go on where a key must still be set.
 _STAND_INS = {"actor_rollout_ref.rollout.name": "vllm"}
+
+# Part of what verl raises -> part of our fault that says the same of the same settings.
+TOLD_BY_US = {
+    "train_batch_size (": "is below",
+    "real_train_batch_size (": "rows cannot be divided among",
+    "n_gpus (": "cannot be divided into groups of",
+    "got an unexpected keyword argument": "policy_loss._target_=",
+    "Invalid loss_agg_mode: ": "aggregates with",
+}
 
 
 @dataclass(frozen=True)
@@ -27,10 +37,12 @@ class Findings:
     Attributes:
         faults: what would stop the run or make it pointless, one sentence each.
         notes: what a person should know, and what verl prints.
+        complete: whether all checks could be made; not where a value is missing that they need.
     """
 
     faults: list[str]
     notes: list[str]
+    complete: bool = True
 
 
 def check(config: DictConfig) -> list[str]:
@@ -44,26 +56,58 @@ def check(config: DictConfig) -> list[str]:
     return examine(config).faults
 
 
-def examine(config: DictConfig) -> Findings:
-    """As `check`, with the notes. The configuration is left as it is."""
+def examine(config: DictConfig, start: bool = False) -> Findings:
+    """As `check`, with the notes. The configuration is left as it is.
+
+    Args:
+        config: composed.
+        start: the run starts now, so that what is not on this machine is a fault, not a note.
+    """
     # verl's plugin mechanism registers our methods in verl.
     import verl  # noqa: F401
 
+    config = copy.deepcopy(config)
+    own = own_findings(config, start)
+    if not own.complete:
+        return own
+    raised, printed = _verls_own(config)
+    # Where verl stumbles over a fault that is told already, its words add nothing.
+    told = "\n".join(own.faults)
+    further = [fault for fault in raised if fault not in told and not _told_by_us(fault, told)]
+    return Findings([*own.faults, *further], [*printed, *own.notes])
+
+
+def own_findings(config: DictConfig, start: bool, ours: bool = True) -> Findings:
+    """What we find without verl's own checks: the same for a dry run, `verl-ext train` and verl's entry point.
+
+    Args:
+        config: composed; keys with a stand-in get it.
+        start: as of `examine`.
+        ours: the run is one of ours. Any other is stopped by what would stop or falsify it alone; what we merely
+            advise against is a note.
+    """
     from verl_ext.bridge import driver
     from verl_ext.run_report import keys
 
-    config = copy.deepcopy(config)
     found, complete = unset(config)
     if not complete:
-        return Findings([*found, *keys.faults(config)], [])
-    found += driver.faults(config)
-    found += fitness.faults(config)
-    found += megatron.faults(config)
-    raised, printed = _verls_own(config)
-    # Where verl stumbles over a fault that is told already, its words add nothing.
-    told = "\n".join(found)
-    found += [fault for fault in raised if fault not in told]
-    return Findings(found, [*printed, *notes.notes(config)])
+        return Findings([*found, *keys.faults(config)], [], complete=False)
+    found += [*driver.faults(config), *fitness.stopping(config), *megatron.faults(config)]
+    absent = list(files.absent(config).values())
+    advice = fitness.advice(config)
+    found += [*(advice if ours else []), *(absent if start and runs_here(config) else [])]
+    said = [] if start and runs_here(config) else absent
+    return Findings(found, [*said, *([] if ours else advice), *notes.notes(config)])
+
+
+def runs_here(config: DictConfig) -> bool:
+    """Whether the run starts a Ray of its own on this machine; a cluster's machines may have other files."""
+    address = (config.ray_kwargs.get("ray_init", None) or {}).get("address", None) or os.environ.get("RAY_ADDRESS")
+    return address in (None, "", "local")
+
+
+def _told_by_us(raised: str, told: str) -> bool:
+    return any(verls in raised and ours in told for verls, ours in TOLD_BY_US.items())
 
 
 def unset(config: DictConfig) -> tuple[list[str], bool]:
