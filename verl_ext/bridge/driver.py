@@ -75,7 +75,19 @@ def faults(config: Any) -> list[str]:
     found += compatibility.faults(config)
     found += guards.faults(config)
     found += keys.faults(config)
+    found += logger_faults(config)
     return found
+
+
+def logger_faults(config: Any) -> list[str]:
+    """Loggers that verl does not have; it would say so after all models are loaded."""
+    from verl.utils.tracking import Tracking
+
+    given = config.trainer.get("logger", None) or ()
+    names = [given] if isinstance(given, str) else list(given)
+    # verl takes `tracking` for `wandb`.
+    known = (*Tracking.supported_backend, "tracking")
+    return [f"trainer.logger={name}: no such logger{nearest(str(name), known)}" for name in names if name not in known]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
