@@ -31,9 +31,11 @@ def bind(config_module: ModuleType) -> None:
         from verl_ext.bridge import probe
         from verl_ext.train import checks
 
-        tell(checks.own_findings(copy.deepcopy(config), start=True, ours=run_settings.ours(config)))
+        found = checks.own_findings(copy.deepcopy(config), start=True, ours=run_settings.ours(config))
+        tell(found)
         result = original(config, *args, **kwargs)
-        tell(reward_probe.findings(config))
+        if found.complete:
+            tell(reward_probe.findings(config))
         probe.arrange(config)
         return result
 

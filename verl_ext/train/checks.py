@@ -87,17 +87,28 @@ def own_findings(config: DictConfig, start: bool, ours: bool = True) -> Findings
             advise against is a note.
     """
     from verl_ext.bridge import driver
-    from verl_ext.run_report import keys
 
     found, complete = unset(config)
     if not complete:
-        return Findings([*found, *keys.faults(config)], [], complete=False)
+        others = _as_far_as_can_be_seen(config)
+        return Findings([*found, *others], [], complete=False) if ours else Findings(others, found, complete=False)
     found += [*driver.faults(config), *fitness.stopping(config), *megatron.faults(config)]
     absent = list(files.absent(config).values())
     advice = fitness.advice(config)
     found += [*(advice if ours else []), *(absent if start and runs_here(config) else [])]
     said = [] if start and runs_here(config) else absent
     return Findings(found, [*said, *([] if ours else advice), *notes.notes(config)])
+
+
+def _as_far_as_can_be_seen(config: DictConfig) -> list[str]:
+    """The methods' faults where some value is missing; at least that there are keys in it."""
+    from verl_ext.bridge import driver
+    from verl_ext.run_report import keys
+
+    try:
+        return driver.faults(config)
+    except OmegaConfBaseException:
+        return keys.faults(config)
 
 
 def runs_here(config: DictConfig) -> bool:
