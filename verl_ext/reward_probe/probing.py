@@ -97,10 +97,8 @@ def _lacking(row: Mapping[str, Any]) -> str:
 
 
 def _probed(config: Any, row: dict[str, Any], path: str) -> Findings:
-    custom = OmegaConf.to_container(
-        config.reward.get("custom_reward_function", None) or OmegaConf.create(), resolve=True
-    )
-    assert isinstance(custom, dict)
+    node = config.reward.get("custom_reward_function", None) or OmegaConf.create()
+    custom: Any = OmegaConf.to_container(node, resolve=True)
     asked = _asked(config, row, path, custom)
     if not custom.get("path") and not asked.right:
         return Findings([], [f"the reward was not probed: {asked.where}: {asked.unwritten}"])

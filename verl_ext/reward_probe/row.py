@@ -3,6 +3,7 @@ r"""One row of the training data, and the right answer in the format that its pr
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ def first(path: str) -> dict[str, Any]:
     Raises:
         ValueError: it has none, or is in another format.
     """
+    rows: Iterator[dict[str, Any]]
     if path.endswith(".parquet"):
         from pyarrow.parquet import ParquetFile
 
