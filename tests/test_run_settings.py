@@ -29,6 +29,7 @@ def only_a_kettle(monkeypatch):
     module.Kettle = Kettle
     monkeypatch.setitem(sys.modules, "kettle_of_a_test", module)
     monkeypatch.setattr(run_settings, "SECTIONS", {"kettle": "kettle_of_a_test:Kettle"})
+    monkeypatch.setattr(run_settings, "SWITCHES", {"lamp": True})
 
 
 def config(**node):
@@ -65,7 +66,22 @@ def test_what_is_no_mapping_is_refused(given, says) -> None:
 
 
 def test_an_unknown_section_far_from_any_name_lists_what_there_is() -> None:
-    assert run_settings.faults(config(zzz={})) == ["verl_ext.zzz: no such section; there is: kettle"]
+    assert run_settings.faults(config(zzz={})) == ["verl_ext.zzz: no such section; there is: kettle, lamp"]
+
+
+@pytest.mark.parametrize(("given", "on"), [("on", True), ("off", False), (False, False), (True, True), (None, True)])
+def test_a_switch_is_on_or_off(given, on) -> None:
+    """YAML reads the words as true and false, a command line does not."""
+    assert run_settings.faults(config(lamp=given)) == []
+    assert run_settings.switched(config(lamp=given), "lamp") is on
+
+
+def test_a_switch_that_is_neither_is_refused() -> None:
+    assert run_settings.faults(config(lamp="of", lamb="on")) == [
+        "verl_ext.lamp=of must be on or off",
+        "verl_ext.lamb: no such section; did you mean 'lamp'?",
+    ]
+    assert run_settings.faults(config(lamp={"on": 1})) == ["verl_ext.lamp={'on': 1} must be on or off"]
 
 
 def test_every_section_that_exists_can_be_imported_and_names_its_node(monkeypatch) -> None:

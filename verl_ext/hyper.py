@@ -76,6 +76,19 @@ def flag() -> Check:
     return Check("true or false", parse)
 
 
+def switch() -> Check:
+    """on or off; a YAML file reads these words as true and false."""
+
+    def parse(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        if value not in ("on", "off"):
+            raise Unfit
+        return bool(value == "on")
+
+    return Check("on or off", parse)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)  # numpy's scalars are Real too
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from verl_ext.hyper import Checked, one_each
+from verl_ext.hyper import Checked, one_each, switch
 
 NODE = "verl_ext"
 # Section -> its class. Named rather than imported: this module is read in every Ray process.
@@ -21,6 +21,8 @@ SECTIONS: dict[str, str] = {
     "guards": "verl_ext.guards.settings:GuardSettings",
     "export": "verl_ext.token_export.settings:TokenExportSettings",
 }
+# What is on or off and has no keys -> its default.
+SWITCHES: dict[str, bool] = {"reward_probe": True}
 
 
 def section_class(name: str) -> type[Checked]:
@@ -58,6 +60,22 @@ def section(config: Any, name: str) -> Any:
     return cls(**given)
 
 
+def switched(config: Any, name: str) -> bool:
+    """Whether one of `SWITCHES` is on.
+
+    Raises:
+        ValueError: its value is neither on nor off.
+    """
+    given = (config.get(NODE, None) or {}).get(name, None)
+    if given is None:
+        return SWITCHES[name]
+    try:
+        on: bool = switch()(given)
+    except ValueError as error:
+        raise ValueError(f"{NODE}.{name}={given} {error}") from None
+    return on
+
+
 def faults(config: Any) -> list[str]:
     """Every fault of the node `verl_ext`, as sentences."""
     given = config.get(NODE, None)
@@ -67,17 +85,17 @@ def faults(config: Any) -> list[str]:
         return [f"{NODE} must hold sections ({', '.join(SECTIONS)}), but it is {given!r}"]
     found = []
     for name in given:
-        if name not in SECTIONS:
-            close = difflib.get_close_matches(str(name), SECTIONS, n=1)
+        if name not in (*SECTIONS, *SWITCHES):
+            close = difflib.get_close_matches(str(name), (*SECTIONS, *SWITCHES), n=1)
             found.append(f"{NODE}.{name}: no such section; " + (f"did you mean '{close[0]}'?" if close else there_is()))
             continue
         try:
-            section(config, str(name))
+            (switched if name in SWITCHES else section)(config, str(name))
         except ValueError as error:
             found += one_each(error)
     return found
 
 
 def there_is() -> str:
-    """The sections, for an error."""
-    return f"there is: {', '.join(sorted(SECTIONS))}"
+    """The sections and switches, for an error."""
+    return f"there is: {', '.join(sorted((*SECTIONS, *SWITCHES)))}"

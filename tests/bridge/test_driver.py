@@ -196,7 +196,7 @@ def test_nearest_takes_enumerations_and_lists_what_there_is() -> None:
 
 
 def test_verls_validate_config_is_stopped_by_our_faults_and_runs_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     arranged: list[DictConfig] = []
     monkeypatch.setattr(probe, "arrange", arranged.append)
@@ -207,15 +207,20 @@ def test_verls_validate_config_is_stopped_by_our_faults_and_runs_otherwise(
     for fault in faults(bad):
         assert f"\n  - {fault}" in str(caught.value)
     assert arranged == []
-    good = config()
+    (tmp_path / "data.jsonl").touch()
+    good = config(
+        f"actor_rollout_ref.model.path={tmp_path}",
+        f"data.train_files={tmp_path}/data.jsonl",
+        f"data.val_files={tmp_path}/data.jsonl",
+        "+verl_ext.reward_probe=off",
+    )
     verl.utils.config.validate_config(config=good, use_reference_policy=False, use_critic=False)
     assert arranged == [good]
-    # verl's own check still runs: 3 prompts of 3 rows do not divide by 2 processes.
-    uneven = config("data.train_batch_size=3", "trainer.n_gpus_per_node=2", f"{ROLLOUT}.n=3")
-    uneven.actor_rollout_ref.actor.use_dynamic_bsz = False
-    uneven.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu = 1
-    with pytest.raises(AssertionError, match="real_train_batch_size"):
-        verl.utils.config.validate_config(config=uneven, use_reference_policy=False, use_critic=False)
+    # verl's own check still runs.
+    good.actor_rollout_ref.rollout.temperature = 0
+    good.actor_rollout_ref.rollout.val_kwargs.do_sample = True
+    with pytest.raises(AssertionError, match="validation gen temperature"):
+        verl.utils.config.validate_config(config=good, use_reference_policy=False, use_critic=False)
 
 
 def test_what_the_probe_will_look_for_in_rays_workers() -> None:

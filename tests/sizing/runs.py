@@ -13,7 +13,7 @@ FSDP = Settings(
     megatron=False, fsdp2=True, shards=8, reshard=True, sequence=1, tensor=1, pipeline=1, expert=1, expert_tensor=1,
     distributed_optimizer=True, weight=4, compute=2, reduce=4, master=(0, 0),
     param_offload=False, optimizer_offload=False, stay_offloaded=False, optimizer_on_cpu=False, checkpointing=True,
-    remove_padding=True, fused=False, entropy=False, chunking=True, entropy_checkpointing=False, chunk=2048,
+    flash=True, remove_padding=True, fused=False, entropy=False, chunking=True, entropy_checkpointing=False, chunk=2048,
     temperature_one=True, dynamic=True, update_limit=16384, log_prob_dynamic=True, log_prob_limit=16384,
     lora_rank=0, lora_targets="all-linear", lora_excluded=None,
     reference=False, reference_offload=True, old_log_probs=True,

@@ -119,6 +119,38 @@ def test_all_faults_at_once(sample_paper: Path) -> None:
     assert len(lines) == len(expected)
 
 
+# argument -> what it is told to be
+MISTAKEN = {
+    "experiment=sample/table1": "; it is a table: choose a row, experiment=sample/table1/ROW, of megatron, sspo_1_5b",
+    "experiment=sample/table1/": "; it is a table: choose a row, experiment=sample/table1/ROW, of megatron, sspo_1_5b",
+    "experiment=sample": "; it is a paper: choose a row, experiment=sample/TABLE/ROW, of table1",
+    "algo=sample/table1": "; it is a table: choose a row, experiment=sample/table1/ROW, of megatron, sspo_1_5b",
+    "algo=sample/table1/sspo_1_5b": "; it is a row: experiment=sample/table1/sspo_1_5b",
+    "experiment=gspo": "; gspo is another choice: algo=gspo",
+    "model=math_l3to5": "; math_l3to5 is another choice: data=math_l3to5",
+    "experiment=nothing_like_it": "and the rows of sample/table1",
+}
+
+
+@pytest.mark.parametrize("argument", MISTAKEN)
+def test_what_is_something_else_is_said_to_be_it(argument: str, sample_paper: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose([argument])
+    (line,) = str(caught.value).splitlines()[1:]
+    group = argument.partition("=")[0]
+    assert line.startswith(f"  - {argument}: no such {group}")
+    assert line.endswith(MISTAKEN[argument])
+
+
+def test_keys_are_looked_up_in_what_was_probably_meant(sample_paper: Path) -> None:
+    """`beta` exists in the row alone: it is no second fault."""
+    known = "actor_rollout_ref.actor.policy_loss.beta=0.5"
+    with pytest.raises(ConfigError) as caught:
+        compose(["experiment=sample/table1/sspo_15b", known])
+    (line,) = str(caught.value).splitlines()[1:]
+    assert "did you mean 'sample/table1/sspo_1_5b'?" in line
+
+
 def test_keys_that_are_added_may_be_set() -> None:
     config = compose(["+trainer.mine={a: 1}", "trainer.mine.a=2", "++data.seed=3", "~trainer.val_only"]).config
     assert (config.trainer.mine.a, config.data.seed) == (2, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import sys
@@ -28,19 +29,34 @@ def bind(config_module: ModuleType) -> None:
 
     @functools.wraps(original)
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> Any:
-        preset = choice.of_this_process()
-        found = [*named(config), *faults(config, preset)]
-        if found:
-            raise ConfigError("the configuration cannot run:\n" + "\n".join(f"  - {fault}" for fault in found))
+        from verl_ext import reward_probe
+        from verl_ext.bridge import probe
+        from verl_ext.train import checks
+
+        preset, strays = choice.of_this_process(), named(config)
+        found = checks.own_findings(copy.deepcopy(config), True, run_settings.ours(config), preset)
+        tell(checks.Findings([*strays, *found.faults], found.notes))
         result = original(config, *args, **kwargs)
         if preset is not None:
             sys.stdout.write(f"verl_ext.preset {preset.name}; changed: {preset.summary(config) or 'nothing'}\n")
-        from verl_ext.bridge import probe
-
+        if found.complete:
+            tell(reward_probe.findings(config))
         probe.arrange(config)
         return result
 
     config_module.validate_config = validate_config  # type: ignore[attr-defined]
+
+
+def tell(found: Any) -> None:
+    """Print the notes.
+
+    Raises:
+        ConfigError: there are faults.
+    """
+    for note in found.notes:
+        sys.stderr.write(f"verl_ext: note: {note}\n")
+    if found.faults:
+        raise ConfigError("the configuration cannot run:\n" + "\n".join(f"  - {fault}" for fault in found.faults))
 
 
 def named(config: Any) -> list[str]:
@@ -49,6 +65,7 @@ def named(config: Any) -> list[str]:
     Here, because verl's own entry point composes without us.
     """
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf.errors import OmegaConfBaseException
 
     from verl_ext import run_name
     from verl_ext.bridge.search_path import GROUPS, hydra_name
@@ -59,10 +76,13 @@ def named(config: Any) -> list[str]:
     hydra = HydraConfig.get()
     if not {hydra_name(group) for group in GROUPS} & set(hydra.runtime.choices):
         return []
-    if run_name.give(config, hydra.runtime.choices, hydra.overrides.task):
-        trainer = config.trainer
-        say(f"this run is {trainer.project_name}/{trainer.experiment_name}, kept in {trainer.default_local_dir}")
-    return run_name.folder_faults(config, hydra.runtime.choices, hydra.overrides.task)
+    try:
+        if run_name.give(config, hydra.runtime.choices, hydra.overrides.task):
+            trainer = config.trainer
+            say(f"this run is {trainer.project_name}/{trainer.experiment_name}, kept in {trainer.default_local_dir}")
+        return run_name.folder_faults(config, hydra.runtime.choices, hydra.overrides.task)
+    except OmegaConfBaseException:
+        return []  # a value that is missing or cannot be resolved, which the checks tell
 
 
 def faults(config: Any, preset: choice.Preset | None = None) -> list[str]:
@@ -95,6 +115,7 @@ def faults(config: Any, preset: choice.Preset | None = None) -> list[str]:
     found += compatibility.faults(config)
     found += guards.faults(config)
     found += keys.faults(config)
+    found += logger_faults(config)
     return found
 
 
@@ -111,6 +132,17 @@ def same_class(fault: str, told: Iterable[str]) -> bool:
         and fault.startswith("actor_rollout_ref.actor.policy_loss: ")
         and any(f"{key}=" in other for key in (LOSS, CLASS) for other in told)
     )
+
+
+def logger_faults(config: Any) -> list[str]:
+    """Loggers that verl does not have; it would say so after all models are loaded."""
+    from verl.utils.tracking import Tracking
+
+    given = config.trainer.get("logger", None) or ()
+    names = [given] if isinstance(given, str) else list(given)
+    # verl takes `tracking` for `wandb`.
+    known = (*Tracking.supported_backend, "tracking")
+    return [f"trainer.logger={name}: no such logger{nearest(str(name), known)}" for name in names if name not in known]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,8 @@ own imports allow. Over one socket it gets a set-up message, answers "ready", th
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import os
 import resource
@@ -17,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 _IDLE_CHECK_S = 5.0
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def _load(file: str, name: str) -> Callable[..., Any]:
@@ -40,7 +43,14 @@ def _next(connection: Connection, parent: int) -> Any:
     return connection.recv()
 
 
+def _adopt() -> None:
+    """Orphans among this process's descendants become its children (Linux), so that they are found and ended."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def _serve(connection: Connection) -> None:
+    _adopt()
     setup = connection.recv()
     sys.path[:] = setup["path"]
     if setup["memory_bytes"]:

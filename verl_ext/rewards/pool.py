@@ -8,6 +8,7 @@ is killed when its time is up, and replaced at the next use; what happened comes
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import subprocess
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any, Literal
+
+import psutil
 
 _CHILD = Path(__file__).with_name("_child.py")
 _GRACE_S = 2.0
@@ -36,6 +39,10 @@ class JobResult:
     status: Literal["ok", "timeout", "error"]
     value: Any = None
     detail: str = ""
+
+
+_ROUNDS = 100
+"""What is being started while the others are killed is found in the next round."""
 
 
 class _Worker:
@@ -88,7 +95,8 @@ class _Worker:
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """End the process; a thread that waits for its answer is told by the end of the stream."""
+        """End the process and all that it started; a thread that waits is told by the end of the stream."""
+        _end_what_it_started(self.process.pid)
         self.process.kill()
         self.process.wait()
 
@@ -96,6 +104,27 @@ class _Worker:
         """End the process and close the socket; for the thread that holds the worker only."""
         self.stop()
         self._connection.close()
+
+
+def _end_what_it_started(pid: int) -> None:
+    """Kill all that descends from a worker, which is halted and adopts what its children leave behind meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(pid)
+        worker.suspend()
+        for _ in range(_ROUNDS):
+            living = [process for process in worker.children(recursive=True) if _lives(process)]
+            if not living:
+                return
+            for process in living:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class ProcessPool:

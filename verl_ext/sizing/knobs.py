@@ -80,7 +80,7 @@ def _candidates(now: Settings) -> Iterator[tuple[str, str, Settings]]:
     yield from _tokens(now)
     yield from (_megatron(now) if now.megatron else _fsdp(now))
     yield from _rollout(now)
-    if not now.chunking:
+    if not now.chunking and not (now.megatron and now.entropy):
         key = f"{ACTOR}.entropy_from_logits_with_chunking=true"
         yield key, "none; on packed sequences", replace(now, chunking=True)
     if not now.lora_rank:
@@ -129,7 +129,7 @@ def _fsdp(now: Settings) -> Iterator[tuple[str, str, Settings]]:
         yield f"{engine}.entropy_checkpointing=true", "entropies twice", replace(now, entropy_checkpointing=True)
     if not now.fused and now.remove_padding:
         yield f"{MODEL}.use_fused_kernels=true", "none that is known", replace(now, fused=True)
-    if now.gpus % (2 * now.sequence) == 0 and not now.cpu:
+    if now.gpus % (2 * now.sequence) == 0 and now.flash and now.remove_padding and not now.cpu:
         limits = replace(now, sequence=2 * now.sequence)
         halved = replace(limits, update_limit=-(-now.update_limit // 2), log_prob_limit=-(-now.log_prob_limit // 2))
         key = f"{engine}.ulysses_sequence_parallel_size={2 * now.sequence} with half the token limits"

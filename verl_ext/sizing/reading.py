@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from verl_ext.bridge.compatibility.silent import flash_attention
 from verl_ext.sizing.settings import Settings
 from verl_ext.train import fitness
 
@@ -116,6 +117,7 @@ def _passes(config: Any) -> dict[str, Any]:
     correction = config.algorithm.get("rollout_correction", None) or {}
     own = config.actor_rollout_ref.ref.get("megatron", None) or {}
     return {
+        "flash": flash_attention(model),
         "remove_padding": bool(model.use_remove_padding),
         "fused": bool(model.get("use_fused_kernels", False)),
         "entropy": bool(actor.get("calculate_entropy", False)) or bool(actor.get("entropy_coeff", 0)),

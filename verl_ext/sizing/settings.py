@@ -28,6 +28,7 @@ class Settings:
         stay_offloaded: parameters, gradients and optimizer never stay on the GPU (FSDP2's offload_policy).
         optimizer_on_cpu: Megatron's optimizer steps on the host.
         checkpointing: activations of a layer are computed again in the backward pass.
+        flash: FSDP's model attends by flash attention, within which Ulysses exchanges the parts of a sequence.
         remove_padding, fused, entropy, chunking, entropy_checkpointing, chunk: how logits and entropies are computed.
         temperature_one: logits are used as they are.
         dynamic, update_limit, log_prob_dynamic, log_prob_limit: tokens of a micro-batch, or rows without `dynamic`.
@@ -72,6 +73,7 @@ class Settings:
     stay_offloaded: bool
     optimizer_on_cpu: bool
     checkpointing: bool
+    flash: bool
     remove_padding: bool
     fused: bool
     entropy: bool

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import inspect
 import io
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +16,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_ext.presets import Preset
-from verl_ext.train import fitness, megatron, notes
+from verl_ext.train import files, fitness, megatron, notes
 
 # A value that lets the other checks go on where a key must still be set.
 _STAND_INS = {"actor_rollout_ref.rollout.name": "vllm"}
+
+# Part of what verl raises -> part of our fault that says the same of the same settings.
+TOLD_BY_US = {
+    "train_batch_size (": "is below",
+    "real_train_batch_size (": "rows cannot be divided among",
+    "n_gpus (": "cannot be divided into groups of",
+    "got an unexpected keyword argument": "policy_loss._target_=",
+    "Invalid loss_agg_mode: ": "aggregates with",
+}
 
 
 @dataclass(frozen=True)
@@ -28,10 +38,12 @@ class Findings:
     Attributes:
         faults: what would stop the run or make it pointless, one sentence each.
         notes: what a person should know, and what verl prints.
+        complete: whether all checks could be made; not where a value is missing that they need.
     """
 
     faults: list[str]
     notes: list[str]
+    complete: bool = True
 
 
 def check(config: DictConfig, preset: Preset | None = None) -> list[str]:
@@ -49,26 +61,74 @@ def check(config: DictConfig, preset: Preset | None = None) -> list[str]:
     return examine(config, preset).faults
 
 
-def examine(config: DictConfig, preset: Preset | None = None) -> Findings:
-    """As `check`, with the notes. The configuration is left as it is."""
+def examine(config: DictConfig, preset: Preset | None = None, start: bool = False) -> Findings:
+    """As `check`, with the notes. The configuration is left as it is.
+
+    Args:
+        config: composed.
+        preset: as of `check`.
+        start: the run starts now, so that what is not on this machine is a fault, not a note.
+    """
     # verl's plugin mechanism registers our methods in verl.
     import verl  # noqa: F401
 
     from verl_ext.bridge import driver
-    from verl_ext.run_report import keys
 
     config = copy.deepcopy(config)
-    found, complete = unset(config)
-    if not complete:
-        return Findings([*found, *keys.faults(config)], [])
-    found += driver.faults(config, preset)
-    found += fitness.faults(config)
-    found += megatron.faults(config)
+    own = own_findings(config, start, preset=preset)
+    if not own.complete:
+        return own
     raised, printed = _verls_own(config)
     # Where verl stumbles over a fault that is told already, its words add nothing.
-    told = "\n".join(found)
-    found += [fault for fault in raised if fault not in told and not driver.same_class(fault, found)]
-    return Findings(found, [*printed, *notes.notes(config)])
+    told = "\n".join(own.faults)
+    further = [fault for fault in raised if fault not in told and not _told_by_us(fault, told)]
+    further = [fault for fault in further if not driver.same_class(fault, own.faults)]
+    return Findings([*own.faults, *further], [*printed, *own.notes])
+
+
+def own_findings(config: DictConfig, start: bool, ours: bool = True, preset: Preset | None = None) -> Findings:
+    """What we find without verl's own checks: the same for a dry run, `verl-ext train` and verl's entry point.
+
+    Args:
+        config: composed; keys with a stand-in get it.
+        start: as of `examine`.
+        ours: the run is one of ours. Any other is stopped by what would stop or falsify it alone; what we merely
+            advise against is a note.
+        preset: as of `check`.
+    """
+    from verl_ext.bridge import driver
+
+    found, complete = unset(config)
+    if not complete:
+        others = _as_far_as_can_be_seen(config, preset)
+        return Findings([*found, *others], [], complete=False) if ours else Findings(others, found, complete=False)
+    found += [*driver.faults(config, preset), *fitness.stopping(config), *megatron.faults(config)]
+    absent = list(files.absent(config).values())
+    advice = fitness.advice(config)
+    found += [*(advice if ours else []), *(absent if start and runs_here(config) else [])]
+    said = [] if start and runs_here(config) else absent
+    return Findings(found, [*said, *([] if ours else advice), *notes.notes(config)])
+
+
+def _as_far_as_can_be_seen(config: DictConfig, preset: Preset | None) -> list[str]:
+    """The methods' faults where some value is missing; at least that there are keys in it."""
+    from verl_ext.bridge import driver
+    from verl_ext.run_report import keys
+
+    try:
+        return driver.faults(config, preset)
+    except OmegaConfBaseException:
+        return keys.faults(config)
+
+
+def runs_here(config: DictConfig) -> bool:
+    """Whether the run starts a Ray of its own on this machine; a cluster's machines may have other files."""
+    address = (config.ray_kwargs.get("ray_init", None) or {}).get("address", None) or os.environ.get("RAY_ADDRESS")
+    return address in (None, "", "local")
+
+
+def _told_by_us(raised: str, told: str) -> bool:
+    return any(verls in raised and ours in told for verls, ours in TOLD_BY_US.items())
 
 
 def unset(config: DictConfig) -> tuple[list[str], bool]:

@@ -40,7 +40,7 @@ def train(arguments: Sequence[str], dry_run: bool = False, console: Console | No
     except ConfigError as error:
         console.print(str(error))
         return 1
-    findings = examine(composed.config, composed.preset)
+    findings = examine(composed.config, composed.preset, start=not dry_run)
     if dry_run and not keys.faults(composed.config):
         show(composed, findings, console)
     for note in findings.notes:

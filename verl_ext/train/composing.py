@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,9 +94,7 @@ def compose(arguments: Sequence[str]) -> Composed:
     values = [one for one in assignments if not one.group]
     found = group_faults(given) + [fault for one in values for fault in stray_group_faults(one)]
     if found:
-        refused = [group for group, option in given.items() if group_faults({group: option})]
-        rest = {group: option for group, option in given.items() if group not in refused}
-        raise _error([*found, *diagnose(rest, values)])
+        raise _error([*found, *_others(given, values)])
     primary, groups, choices = plan(given)
     final = [*groups, *(one.text for one in values)]
     try:
@@ -119,6 +118,30 @@ def _named(config: DictConfig, choices: Mapping[str, str], arguments: Sequence[s
         return run_name.give(config, choices, arguments)
     except OmegaConfBaseException:
         return {}  # a value that cannot be resolved, which is a fault of the configuration: no run comes of it
+
+
+def _others(given: Mapping[str, str], values: Sequence[Assignment]) -> list[str]:
+    """Faults beside a choice that does not exist, found with the choice that was probably meant.
+
+    Without one, only the keys are looked up; and the values are looked at where there are any, as that takes seconds.
+    """
+    refused = {group: _meant(group, option) for group, option in given.items() if group_faults({group: option})}
+    rest = {group: refused.get(group, option) for group, option in given.items()}
+    known = {group: option for group, option in rest.items() if option is not None}
+    found = diagnose(known, values)
+    if found or not values or known != rest:
+        return found
+    from verl_ext.train.checks import check
+
+    primary, groups, _ = plan(known)
+    return check(_hydra(primary, [*groups, *(one.text for one in values)]))
+
+
+def _meant(group: str, option: str) -> str | None:
+    """The option that resembles the one given; of a table's name its first row."""
+    known = [*options(group), *(rows() if group == "experiment" else ())]
+    below = [row for row in known if row.startswith(f"{option.rstrip('/')}/")]
+    return next(iter([*below, *difflib.get_close_matches(option, known, n=1)]), None)
 
 
 def plan(given: Mapping[str, str]) -> tuple[str, list[str], dict[str, str]]:
@@ -171,26 +194,43 @@ def group_faults(given: Mapping[str, str]) -> list[str]:
     """Options that do not exist, each with its nearest neighbour."""
     found = []
     for group, option in given.items():
-        if group == "experiment":
-            found += experiment_faults(option)
-        elif option not in options(group):
-            found.append(f"{group}={option}: no such {group}{nearest(option, options(group))}")
+        if group == "experiment" and _rows().is_config(f"experiment/{option}"):
+            continue
+        if option not in options(group):
+            found.append(f"{group}={option}: no such {group}{_hint(group, option)}")
     return found
 
 
-def experiment_faults(option: str) -> list[str]:
-    """An experiment that is neither a file of configs/ nor a row of a table."""
+def _hint(group: str, option: str) -> str:
+    """What the option is instead, or what it resembles, or what there is."""
+    if elsewhere := [other for other in GROUPS if other != group and option in options(other)]:
+        return f"; {option} is another choice: {' or '.join(f'{other}={option}' for other in elsewhere)}"
+    if table := _table_hint(option.rstrip("/")):
+        return table
+    known = options(group)
+    if group != "experiment":
+        return f"; it is a row: experiment={option}" if option in rows() else nearest(option, known)
+    hint = nearest(option, [*known, *rows()])
+    tables = ", ".join(sorted({row.rpartition("/")[0] for row in rows()}))
+    return hint if "did you mean" in hint else f"; there is {', '.join(known)}, and the rows of {tables}"
+
+
+def _table_hint(option: str) -> str:
+    """The rows of a table, or the tables of a paper, where the option names one."""
+    below = [row.removeprefix(f"{option}/") for row in rows() if row.startswith(f"{option}/")]
+    if not below:
+        return ""
+    if any("/" in row for row in below):
+        tables = sorted({row.partition("/")[0] for row in below})
+        return f"; it is a paper: choose a row, experiment={option}/TABLE/ROW, of {', '.join(tables)}"
+    return f"; it is a table: choose a row, experiment={option}/ROW, of {', '.join(below)}"
+
+
+def rows() -> list[str]:
+    """The rows of all tables that can be trained, ``paper/table/row``."""
     from hydra.core.object_type import ObjectType
 
-    source, known = _rows(), options("experiment")
-    if option in known or source.is_config(f"experiment/{option}"):
-        return []
-    rows = source.list("experiment", ObjectType.CONFIG)
-    tables = sorted({row.rpartition("/")[0] for row in rows})
-    hint = nearest(option, [*known, *rows])
-    if "did you mean" not in hint:
-        hint = f"; there is {', '.join(known)}, and the rows of {', '.join(tables)}"
-    return [f"experiment={option}: no such experiment{hint}"]
+    return _rows().list("experiment", ObjectType.CONFIG)
 
 
 def _rows() -> RowSource:

@@ -59,10 +59,19 @@ def layout(config: Any) -> Layout:
 
 def faults(config: Any) -> list[str]:
     """Every fault found by the functions below."""
-    engine = engine_faults(config)
-    if engine:
-        return engine
-    checks = (layout_faults, batch_faults, length_faults, replay_faults, clip_faults, precision_faults, lora_faults)
+    return [*stopping(config), *advice(config)]
+
+
+def stopping(config: Any) -> list[str]:
+    """Faults that would stop any run, be it ours or not."""
+    return engine_faults(config) or [*layout_faults(config), *lora_faults(config)]
+
+
+def advice(config: Any) -> list[str]:
+    """What would make a run pointless or stop it in the middle: verl may well accept it."""
+    if engine_faults(config):
+        return []
+    checks = (batch_faults, length_faults, replay_faults, clip_faults, precision_faults)
     return [fault for found in checks for fault in found(config)]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from verl_ext.train.fitness import ACTOR
@@ -14,27 +12,7 @@ WIDE_FOR_SEQUENCES = 0.05
 
 def notes(config: Any) -> list[str]:
     """Every note found by the functions below."""
-    return [*file_notes(config), *clip_notes(config), *alpha_notes(config), *normaliser_notes(config)]
-
-
-def file_notes(config: Any) -> list[str]:
-    """Data files that are not here: they may lie on the machine that trains."""
-    data = config.data
-    found = []
-    for key in ("train_files", "val_files"):
-        absent = [str(file) for file in as_list(data.get(key, None)) if not here(str(file))]
-        if absent:
-            found.append(f"data.{key}: not on this machine: {', '.join(absent)}; see verl-ext data prepare")
-    return found
-
-
-def here(file: str) -> bool:
-    """Whether a file exists; of one behind a protocol (``hdfs://``) nothing is known here."""
-    return "://" in file or Path(file).expanduser().is_file()
-
-
-def as_list(value: Any) -> Iterable[Any]:
-    return [] if value is None else [value] if isinstance(value, str) else value
+    return [*clip_notes(config), *alpha_notes(config), *normaliser_notes(config)]
 
 
 def clip_notes(config: Any) -> list[str]:

@@ -351,6 +351,13 @@ FEATURES: tuple[Feature, ...] = (
         "Log-probs and entropies are gathered before the loss. Check `ulysses` of `verl-ext gpu-check`, on two GPUs.",
     ),
     Feature(
+        "Ulysses without flash attention",
+        {f"{A}.ulysses_sequence_parallel_size": 2, f"{M}.override_config.attn_implementation": "sdpa"},
+        (refused(COLUMNS, "verl exchanges the parts of a sequence within flash attention alone"),),
+        "verl says nothing, and log-probs were wrong by up to 9 nats. Refused for the reference policy and the critic "
+        "as well, and for verl's own methods.",
+    ),
+    Feature(
         "fused kernels, torch",
         {f"{M}.use_fused_kernels": True},
         (
@@ -416,6 +423,19 @@ FEATURES: tuple[Feature, ...] = (
         "pass verl's own checks; see scale.md.",
         keys="backend=megatron",
     ),
+    Feature(
+        "Megatron, current entropies in chunks",
+        {
+            "backend": "megatron",
+            f"{A}.calculate_entropy": True,
+            f"{A}.entropy_from_logits_with_chunking": True,
+        },
+        (refused(COLUMNS, "on Megatron the backward pass of current entropies fails"),),
+        "Where a micro-batch has more tokens than `entropy_from_logits_chunk_size`, 2,048: verl's function writes to "
+        "the logits that it has saved for the backward pass. `backend=megatron` leaves it off. Accepted without "
+        "`calculate_entropy` and `entropy_coeff`, where entropies have no backward pass.",
+        keys="backend=megatron, actor.entropy_from_logits_with_chunking=true, actor.calculate_entropy=true",
+    ),
     # --- trainers and rollout
     Feature(
         "trainer sync",
@@ -479,7 +499,7 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature(
         "multi-turn and tools",
-        {f"{R}.multi_turn.enable": True},
+        {f"{R}.agent.default_agent_loop": "tool_agent"},
         (
             unrun(LOSSES, "experimental/agent_loop/tool_agent_loop.py: class ToolAgentLoop("),
             unrun((ESTIMATORS,), "experimental/agent_loop/tool_agent_loop.py: class ToolAgentLoop("),
@@ -488,6 +508,22 @@ FEATURES: tuple[Feature, ...] = (
                 "tests/rollout/test_server.py::test_tokens_of_tools_have_none_and_tokens_of_later_turns_keep_theirs",
             ),
         ),
-        "Tokens of tools are masked: they belong to no segment and no group.",
+        "Tokens of tools are masked: they belong to no segment and no group. A column `agent_name` in the data chooses "
+        "for each row.",
+    ),
+    Feature(
+        "multi_turn.enable alone",
+        {f"{R}.multi_turn.enable": True, "data.train_files": []},
+        (refused(COLUMNS, "multi_turn.enable=true: not read by verl's V1 trainers, no tool would run"),),
+        "It is no switch there: without `default_agent_loop` or a column `agent_name` in the training data every row "
+        "has one turn. Refused for verl's own methods as well; not where the data are on another machine.",
+        keys="actor_rollout_ref.rollout.multi_turn.enable=true",
+    ),
+    Feature(
+        "rewards at the top level",
+        {"custom_reward_function.path": "reward.py"},
+        (refused(COLUMNS, "not read by this verl's trainers; write reward.custom_reward_function.path"),),
+        "So are `reward_model` and `sandbox_fusion`; verl's YAML still has all three. Refused for verl's own methods "
+        "as well.",
     ),
 )

@@ -20,7 +20,7 @@ from verl_ext.cluster.preflight.finding import Finding
 from verl_ext.cluster.preflight.wanted import Wanted, bare, wanted
 from verl_ext.train.checks import examine, unset
 from verl_ext.train.composing import Composed, compose
-from verl_ext.train.notes import file_notes
+from verl_ext.train.files import absent
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def main(asked: str, answer: str) -> None:
         return
     need = _wanted(composed)
     publish(answer, pickle.dumps(Configured(need)))
-    publish(answer, pickle.dumps(Configured(need, _examined(composed), complete=True)))
+    publish(answer, pickle.dumps(Configured(need, _examined(composed, need), complete=True)))
 
 
 def request(arguments: Sequence[str]) -> bytes:
@@ -67,10 +67,11 @@ def _wanted(composed: Composed) -> Wanted:
     return wanted(config) if complete else bare()
 
 
-def _examined(composed: Composed) -> tuple[Finding, ...]:
+def _examined(composed: Composed, need: Wanted) -> tuple[Finding, ...]:
     found = examine(composed.config, composed.preset)
-    # Each node is asked for the files; that they are not on this machine says nothing.
-    told = set(file_notes(composed.config)) if found.notes else set()
+    # Each node is asked for these files; that they are not on this machine says nothing.
+    asked = {*need.models, *need.data, *need.files}
+    told = {note for key, note in absent(composed.config).items() if key in asked} if found.notes else set()
     return tuple(config_findings(found.faults, [note for note in found.notes if note not in told]))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from verl_ext.cluster.preflight.versions import versions_for
-from verl_ext.train.notes import as_list
+from verl_ext.train import files
 
 COLOCATED = 3
 """CPUs that verl asks for with each GPU of the training pool (``ResourcePoolManager.max_colocate_count``)."""
@@ -56,7 +55,7 @@ class Wanted:
         tested: distribution -> versions it was tested with.
         losses, estimators: names that verl's registries have to hold.
         plugin: version of verl_ext here.
-        models, data, files: setting -> path or name; files are those of reward functions.
+        models, data, files: setting -> path or name; files are those of code, as of reward functions.
         columns: that each data file has to have.
         checkpoints: folder, or None where nothing is saved.
         offloaded: bytes of host memory a parameter takes, all nodes together.
@@ -124,9 +123,9 @@ def wanted(config: Any) -> Wanted:
         groups=groups,
         cpus=_cpus_beside(config),
         **_software(device, flash=bool(model.use_remove_padding) and device == "cuda"),
-        models=_models(config),
-        data=_data(config.data),
-        files=_reward_file(config.reward),
+        models=files.models(config),
+        data=files.data(config),
+        files={key: path for key, path in files.code(config).items() if "://" not in path},
         columns=() if config.data.custom_cls.path else (config.data.prompt_key, "data_source", "reward_model"),
         checkpoints=str(trainer.default_local_dir) if trainer.save_freq > 0 else None,
         offloaded=_offloaded(config),
@@ -172,30 +171,6 @@ def _cpus_beside(config: Any) -> int:
     # verl's task runner switches the queue on, whatever the configuration says.
     units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
     return int(1 + (1 + units) + 1)
-
-
-def _models(config: Any) -> dict[str, str]:
-    model, critic, reward = config.actor_rollout_ref.model, config.critic, config.reward.reward_model
-    found = {"actor_rollout_ref.model.path": model.path}
-    if critic.enable or (critic.enable is None and str(config.algorithm.adv_estimator) == "gae"):
-        found["critic.model.path"] = critic.model.path
-    if reward.enable:
-        found["reward.reward_model.model_path"] = reward.model_path
-    return {key: os.path.expanduser(str(path)) for key, path in found.items()}
-
-
-def _data(data: Any) -> dict[str, str]:
-    named = {key: [str(file) for file in as_list(data.get(key, None))] for key in ("train_files", "val_files")}
-    return {
-        f"data.{key}" + (f"[{index}]" if len(files) > 1 else ""): os.path.expanduser(file)
-        for key, files in named.items()
-        for index, file in enumerate(files)
-    }
-
-
-def _reward_file(reward: Any) -> dict[str, str]:
-    path = (reward.get("custom_reward_function", None) or {}).get("path", None)
-    return {"reward.custom_reward_function.path": str(path)} if path and "://" not in path else {}
 
 
 def _offloaded(config: Any) -> float:
