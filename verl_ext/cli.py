@@ -91,6 +91,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Compose, check and print; needs neither a GPU nor Ray.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show verl's own log, not a line a step.")] = False,
 ) -> None:
     """Train with verl's own trainer: a row of a paper's table, or choices of the groups.
 
@@ -98,11 +99,13 @@ def train(
     backend=fsdp cluster=1x8 model=qwen2_5_7b data=dapo_math_17k algo=espo. Every fault of the configuration is listed
     before anything starts.
 
+    Each step is one line; verl's log goes to a new file beside the checkpoints. A table and report.html end the run.
+
     The exit status is the trainer's, 1 if the configuration is at fault, 130 if interrupted.
     """
     from verl_ext.train.command import train as run
 
-    raise typer.Exit(run(arguments, dry_run))
+    raise typer.Exit(run(arguments, dry_run, verbose=verbose))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Read what a run has logged: verl's file logger, TensorBoard's event files, or wandb, offline or exported.
+"""Read what a run has logged: verl's file logger or console, TensorBoard's event files, wandb, offline or exported.
 
 All of them come down to rows of (step, metric -> value), of which `gather` makes the records of a history.
 """
@@ -16,11 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from verl_ext.run_report import wandb_file
+from verl_ext.run_report import console_log, wandb_file
 from verl_ext.run_report.history import History, Record
 
 Row = tuple[int, Mapping[str, Any]]
-ATTEMPT = re.compile(r"^metrics(?:-(\d+))?\.jsonl$")
+ATTEMPT = re.compile(r"^(?:metrics(?:-(\d+))?\.jsonl|train\.(\d+)\.log)$")
 EVENTS = "events.out.tfevents"
 STEPS = ("_step", "step", "Step", "training/global_step", "global_step")
 """Names that a column of steps has in exports of wandb, best first."""
@@ -72,15 +72,15 @@ def read(path: Path) -> list[Logged]:
 
 def _accepted() -> str:
     return (
-        "give a log of verl's file logger (.jsonl), TensorBoard's event files, a wandb folder (offline-run-...), or a "
-        "history exported from wandb (.csv, .json)"
+        "give a log of verl's file logger (.jsonl) or of `verl-ext train` (train.1.log), TensorBoard's event files, a "
+        "wandb folder (offline-run-...), or a history exported from wandb (.csv, .json)"
     )
 
 
 def _inside(folder: Path) -> tuple[Path, ...]:
     """The files of the one run in a folder."""
     candidates: dict[Path, list[Path]] = {}
-    for pattern in ("**/*.jsonl", f"**/{EVENTS}*", "**/*.wandb"):
+    for pattern in ("**/*.jsonl", f"**/{EVENTS}*", "**/*.wandb", "**/train.*.log"):
         for file in sorted({file.resolve() for file in folder.glob(pattern) if file.is_file()}):
             if file.suffix == ".jsonl" and not _is_log(file):
                 continue
@@ -102,7 +102,7 @@ def _inside(folder: Path) -> tuple[Path, ...]:
 
 def _attempt(file: Path) -> tuple[int, str]:
     match = ATTEMPT.match(file.name)
-    return int(match[1] or 0) if match else 0, file.name
+    return int(match[1] or match[2] or 0) if match else 0, file.name
 
 
 def _is_log(file: Path) -> bool:
@@ -113,7 +113,7 @@ def _is_log(file: Path) -> bool:
 def _reader(file: Path) -> Callable[[tuple[Path, ...]], list[Logged]]:
     if file.name.startswith(EVENTS):
         return _tensorboard
-    readers = {".jsonl": _lines, ".json": _json, ".csv": _csv, ".wandb": _wandb}
+    readers = {".jsonl": _lines, ".log": of_logs, ".json": _json, ".csv": _csv, ".wandb": _wandb}
     if file.suffix not in readers:
         raise SourceError(f"{file}: not a log that can be read; {_accepted()}")
     return readers[file.suffix]
@@ -182,6 +182,13 @@ def _lines(files: tuple[Path, ...]) -> list[Logged]:
         steps |= fresh
     history, found = gather((row for rows in steps.values() for row in rows), notes)
     return [Logged(history, "verl's file logger", files, notes=found)]
+
+
+def of_logs(files: tuple[Path, ...]) -> list[Logged]:
+    """The run in the logs of its attempts, in order."""
+    rows, notes = console_log.rows(files)
+    history, found = gather(rows.items(), notes)
+    return [Logged(history, "verl's console", files, notes=found)]
 
 
 def _json(files: tuple[Path, ...]) -> list[Logged]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from verl_ext.demo.progress import LiveLine, RunState, clock, describe
+from verl_ext.live.progress import LiveLine, RunState, clock, describe
 from verl_ext.run_report.history import Record
 
 ACC = "val-core/x/acc/mean@1"

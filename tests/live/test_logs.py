@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verl_ext.demo.logs import error_excerpt, plain
+from verl_ext.live.logs import error_excerpt, plain
 
 RAY = """\
 (TaskRunnerV1 pid=11) INFO something
