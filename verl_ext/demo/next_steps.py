@@ -36,9 +36,9 @@ def commands(algo: str, assets: Assets, checkpoints: Path, metrics: Path | None)
     exports = sorted((checkpoints / FOLDER).glob("step-*"))
     if exports:
         losses = [word for name in dict.fromkeys((algo, *COMPARED)) for word in ("--loss", name)]
-        tokenizer = ["--tokenizer", here(assets.model_dir)]
+        more = ["--tokenizer", here(assets.model_dir), "--out", here(checkpoints.with_name("replay.html"))]
         found.append(("every token of the last step", ["view", here(checkpoints)]))
-        found.append(("that step under other losses", ["replay", here(exports[-1]), *losses, *tokenizer]))
+        found.append(("that step under other losses", ["replay", here(exports[-1]), *losses, *more]))
     saved = sorted(steps(checkpoints), key=step_of) if checkpoints.exists() else []
     if saved:
         model = checkpoints / f"model_step_{step_of(saved[-1])}"

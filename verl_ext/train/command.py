@@ -24,7 +24,8 @@ from verl_ext.train.composing import Composed, compose
 from verl_ext.train.summary import summary
 
 METRICS = "metrics.jsonl"
-_FILE_LOGGER = ("VERL_FILE_LOGGER_PATH", "VERL_FILE_LOGGER_ROOT")
+# Where verl's file logger writes, the first before the second.
+FILE_LOGGER = ("VERL_FILE_LOGGER_PATH", "VERL_FILE_LOGGER_ROOT")
 
 
 def train(
@@ -100,8 +101,8 @@ def run(composed: Composed, console: Console, verbose: bool) -> int:
 
 def environment(composed: Composed, folder: Path) -> dict[str, str]:
     """What a run is told beside its configuration; a place that the user gave to verl's file logger stays."""
-    given = any(name in os.environ for name in _FILE_LOGGER)
-    metrics = {} if given else {_FILE_LOGGER[0]: str((folder / METRICS).absolute())}
+    given = any(name in os.environ for name in FILE_LOGGER)
+    metrics = {} if given else {FILE_LOGGER[0]: str((folder / METRICS).absolute())}
     return {STEP_LINES: "1", **metrics, **platform(composed)}
 
 
