@@ -45,7 +45,7 @@ class RunState:
     _tail: MetricsTail | None = None
 
     def update(self, now: float) -> list[Record]:
-        """Read on in both files; the records that are new since the last call."""
+        """Read on in the files; the records that are new since the last call."""
         shown = self._read_log()
         if self._tail is None and self.metrics is not None and self.metrics.exists():
             self._tail = MetricsTail(self.metrics)
@@ -79,7 +79,7 @@ class RunState:
         return max(0.0, (self.total - last) * (ended - begun) / (last - first) - (now - ended))
 
     def _read_log(self) -> list[Record]:
-        """Read on in the log; the steps that it shows. Without need of them, to the end of the start-up only."""
+        """Read on in the log; the steps that it shows. It is left alone once there is a metrics file to read."""
         if self._tail is not None or not self.log.exists():
             return []
         with self.log.open("rb") as file:
@@ -88,7 +88,8 @@ class RunState:
         whole = chunk[: chunk.rfind(b"\n") + 1]
         self._log_offset += len(whole)
         text = whole.decode(errors="replace")
-        self._phase = startup_phase(text, self._phase)
+        if not self.records:
+            self._phase = startup_phase(text, self._phase)
         lines = text.splitlines()
         self.total = next((total for line in lines if (total := total_steps(line)) is not None), self.total)
         return [record for line in lines if (record := read_step(line)) is not None]

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from verl_ext.attempts import metrics_of, next_log
 from verl_ext.demo.assets import Assets, prepare
-from verl_ext.live.logs import failure
+from verl_ext.live.logs import STEP_LINES, failure
 from verl_ext.live.progress import RunState, clock, watch
 from verl_ext.process import run_family
 from verl_ext.study.collect import EXPORT, IncompleteRun, collect
@@ -98,7 +98,7 @@ def run_cell(cell: Cell, places: Places, console: Console) -> Result:
     command, steps, problems = trainer(cell, assets, folder)
     log = next_log(folder)
     state = RunState(log, metrics_of(log), steps, time.monotonic())
-    env = {**cpu_env(), "VERL_FILE_LOGGER_PATH": str(state.metrics)}
+    env = {**cpu_env(), STEP_LINES: "1", "VERL_FILE_LOGGER_PATH": str(state.metrics)}
     limit = cell.study.limit_s
     try:
         status = run_family(command, env, log, lambda process: watch(process, state, console, limit))

@@ -13,7 +13,7 @@ import psutil
 from rich.console import Console
 
 from verl_ext.attempts import metrics_of, next_log
-from verl_ext.live.logs import failure
+from verl_ext.live.logs import STEP_LINES, failure
 from verl_ext.live.progress import RunState, watch
 from verl_ext.process import mapped_segments, run_family
 from verl_ext.tables.work import StageError, Work
@@ -67,7 +67,7 @@ def train(command: Sequence[str], work: Work, total: int | None, env: Mapping[st
     """
     log = next_log(work.logs)
     metrics = metrics_of(log)
-    marked = {MARK: str(work.folder), "VERL_FILE_LOGGER_PATH": str(metrics)}
+    marked = {MARK: str(work.folder), STEP_LINES: "1", "VERL_FILE_LOGGER_PATH": str(metrics)}
     state = RunState(log, metrics, total, time.monotonic())
     status = run_family(command, {**env, **marked}, log, lambda process: watch(process, state, console))
     if status != 0:
