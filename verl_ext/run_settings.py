@@ -67,6 +67,19 @@ def faults(config: Any) -> list[str]:
     return found
 
 
+def ours(config: Any) -> bool:
+    """Whether a run is ours: its loss, its estimator or a node of the configuration is of this package."""
+    from verl_ext import plugin
+
+    algorithm = config.algorithm
+    return (
+        config.actor_rollout_ref.actor.policy_loss.get("loss_mode", "vanilla") in plugin.POLICY_LOSSES
+        or str(algorithm.adv_estimator) in plugin.ESTIMATORS
+        or algorithm.get("verl_ext", None) is not None
+        or config.get(NODE, None) is not None
+    )
+
+
 def there_is() -> str:
     """The sections, for an error."""
     return f"there is: {', '.join(sorted(SECTIONS))}"

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from verl_ext import run_settings, run_state
-from verl_ext.bridge import guards_batch, guards_sessions
+from verl_ext.bridge import guards_batch, guards_sessions, polling
 from verl_ext.checkpoint import layout
 from verl_ext.guards import configuration, entropy, keeper, nonfinite, verifier
 from verl_ext.guards.incident import GuardError, Incident
@@ -35,6 +35,8 @@ def bind(trainer_base: ModuleType) -> None:
         self.verl_ext_guards = Guards(self, trainer_base.tq)
         guards = self.verl_ext_guards
         guards_sessions.watch(self.replay_buffer, trainer_base.tq, guards.failures, guards.no_responses)
+        if run_settings.ours(config):
+            polling.quicken(self.replay_buffer)
 
     @functools.wraps(compute)
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
