@@ -9,6 +9,7 @@ STAMP := $(VENV)/.stamp
 ALGO  ?= espo
 MODEL ?= tiny_dense
 STEPS ?=
+ARGS ?=
 SEED  ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
@@ -46,7 +47,7 @@ STEADY := MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
-	@echo "  variables: ALGO=espo|gspo|grpo  MODEL=tiny_dense|tiny_moe  STEPS=n  SEED=n  (make demo)"
+	@echo "  variables: ALGO=espo|gspo|grpo  MODEL=tiny_dense|tiny_moe  STEPS=n  SEED=n  ARGS='...'  (make demo)"
 
 setup: $(STAMP) ## build .venv; does nothing when it is current
 
@@ -68,7 +69,7 @@ $(STAMP): requirements/cpu.lock pyproject.toml setup.py
 	echo "set-up took $$((SECONDS - started)) s (not part of the demo's time)"
 
 demo: $(STAMP) ## train a tiny model with ESPO through the real veRL on this CPU
-	@$(BIN)/verl-ext demo --algo $(ALGO) --model $(MODEL) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
+	@$(BIN)/verl-ext demo --algo $(ALGO) --model $(MODEL) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 test: lint check-lock ## what CI runs: lint, types, the GPU lock, unit and core end-to-end tests
 	@failed=0; \

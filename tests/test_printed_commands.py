@@ -26,6 +26,7 @@ EXCEPTIONS = {
     "0.1.0": "the distribution and its version",
     "--from-literal": "the name of a secret of Kubernetes",
     "+algoo=espo": "a misspelling that is refused",
+    "verl_ext.export.every=0": "the demo's arguments, which come before it, add the key",
     "+key=value": "the form of an override",
     "project": "a group of projects that `verl-ext init` makes; tests/project composes it",
 }

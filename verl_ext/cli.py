@@ -10,6 +10,7 @@ import typer
 from verl_ext.calibrate.command import calibrate
 from verl_ext.cluster.submission.command import submit
 from verl_ext.data.command import app as data
+from verl_ext.demo.command import STEPS
 from verl_ext.evaluation.command import app as evaluation
 from verl_ext.export.command import export
 from verl_ext.project.command import init
@@ -65,14 +66,18 @@ def root(
 def demo(
     algo: Annotated[str, typer.Option(help="A file of configs/algo: espo, gspo, grpo ...")] = "espo",
     model: Model = "tiny_dense",
-    steps: Annotated[int | None, typer.Option(help="Training steps; the demo's own number by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Training steps [{STEPS}].")] = None,
     seed: Annotated[int, typer.Option(help="Seed of rollouts and data order.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder of this run (default: under outputs/demo).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, else under outputs/demo.")] = None,
     assets_dir: AssetsFolder = Path("outputs/assets"),
     control: Annotated[bool, typer.Option("--control", help="Train on rewards that are shuffled.")] = False,
     overrides: Annotated[list[str] | None, typer.Argument(help="Further Hydra overrides for verl.")] = None,
 ) -> None:
-    """Train a tiny language model on this CPU through the real veRL, Ray, FSDP and vLLM."""
+    """Train a tiny language model on this CPU: real veRL, Ray, FSDP and vLLM.
+
+    Each step is one line. A table, a report and the commands that look at the
+    checkpoint and at the tokens of the last step end the run.
+    """
     from verl_ext.demo.run import Options, run_demo
 
     options = Options(algo, model, steps, seed, out, assets_dir, control, tuple(overrides or ()))
@@ -104,18 +109,23 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Compose, check and print; needs neither a GPU nor Ray.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show verl's own log, not a line a step.")] = False,
 ) -> None:
-    """Train with verl's own trainer: a row of a paper's table, or choices of the groups.
+    """Train with verl's own trainer: a row of a table, or choices of groups.
 
     Groups: backend, cluster, model, data, algo, experiment; for instance experiment=sspo/table1/sspo_1_5b, or
     backend=fsdp cluster=1x8 model=qwen2_5_7b data=dapo_math_17k algo=espo actor_rollout_ref.rollout.n=8. Every fault of
     the configuration is listed before anything starts.
 
-    The exit status is the trainer's, 1 if the configuration is at fault, 130 if interrupted.
+    Each step is one line; verl's log goes to a new file beside the checkpoints.
+    A table and report.html end the run.
+
+    The exit status is the trainer's, 1 if the configuration is at fault, 130
+    if interrupted.
     """
     from verl_ext.train.command import train as run
 
-    raise typer.Exit(run(arguments, dry_run))
+    raise typer.Exit(run(arguments, dry_run, verbose=verbose))
 
 
 @app.command()

@@ -33,12 +33,13 @@ class ProcessFamily:
     A process is known by its id and its time of creation: an id that now belongs to another is left alone.
     Shared memory that the family had mapped is noted as well, and removed at the end if nobody maps it any more.
     vLLM's sockets, which it leaves behind when verl ends it, are in a folder of their own, removed with the family.
+    Output is added to the log: what an earlier process wrote there stays.
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self._sockets = Path(tempfile.mkdtemp(prefix="verl_ext-"))  # short: a socket's path has at most 107 bytes
         try:
-            with log.open("wb") as sink:
+            with log.open("ab") as sink:
                 self._process = subprocess.Popen(
                     command, env={SOCKETS: str(self._sockets), **env}, stdin=subprocess.DEVNULL, stdout=sink,
                     stderr=subprocess.STDOUT, start_new_session=True,

@@ -10,10 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from verl.utils import tracking as verls
 from verl.utils.tracking import Tracking
 
+from verl_ext.live.logs import STEP_LINES, read_step
 from verl_ext.run_report import wandb_panels
 
 
@@ -43,6 +45,22 @@ def test_wandb_is_told_once_after_it_was_opened(defined: list[Any], monkeypatch:
 def test_other_loggers_are_left_alone(defined: list[Any]) -> None:
     assert list(Tracking("project", "run", "console").logger) == ["console"]
     assert defined == []
+
+
+@pytest.mark.parametrize("backends", [[], ["file"], ["console"], ["console", "file"]])
+def test_a_log_that_is_read_has_every_step_once(
+    backends: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
+    for asked, expected in ((False, int("console" in backends)), (True, 1)):
+        with monkeypatch.context() as environment:
+            if asked:
+                environment.setenv(STEP_LINES, "1")
+            tracking = Tracking("project", "run", backends)
+            tracking.log(data={"critic/rewards/mean": np.float64(0.1), "words": "x"}, step=3)
+            tracking.finish()
+        found = [record for line in capsys.readouterr().out.splitlines() if (record := read_step(line))]
+        assert [(one.step, one.values) for one in found] == [(3, {"critic/rewards/mean": 0.1})] * expected
 
 
 def test_without_wandb_it_is_not_even_imported() -> None:

@@ -15,8 +15,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from verl_ext.demo.progress import RunState
-from verl_ext.demo.run import Options, _failed, run_demo, train
+from verl_ext.demo.run import Options, run_demo, train
+from verl_ext.live.ending import explain
+from verl_ext.live.progress import RunState
 
 # Like a Ray daemon: in a session of its own, so that no signal to the trainer's group reaches it.
 SPAWN = """
@@ -66,7 +67,7 @@ def test_a_failure_shows_the_exception_and_the_log(tmp_path: Path, state: RunSta
     console = Console(file=sink, width=200)
     status = train(trainer(tmp_path, "time.sleep(1); raise ValueError('no such loss')"), state, console)
     assert status == 1
-    assert _failed(status, state.log, console) == 1
+    explain(status, state.log, console)
     assert "ValueError: no such loss" in sink.getvalue()
     assert str(state.log) in sink.getvalue()
     assert_gone(tmp_path)

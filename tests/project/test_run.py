@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     writing.write(folder, examples.demo("mine"))
     build_untrained("tiny_dense", True, folder / "outputs/models/tiny_dense", seed=3)
     few = ["trainer.total_training_steps=2", "trainer.save_freq=2", "trainer.val_before_train=false"]
-    few += ["trainer.test_freq=-1", "actor_rollout_ref.actor.optim.lr=1e-3"]
+    few += ["trainer.test_freq=-1", "verl_ext.export.every=2", "actor_rollout_ref.actor.optim.lr=1e-3"]
     with one_at_a_time():
         return folder, run(folder, *shlex.split(CPU_COMMAND)[1:], *few)
 
@@ -57,11 +57,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_readmes_command_trains(trained: tuple[Path, str]) -> None:
-    folder, log = trained
+    folder, shown = trained
+    log = (folder / RUN / "train.1.log").read_text(encoding="utf-8", errors="replace")
     for step in (1, 2):
         assert re.search(rf"step:{step} .*critic/score/mean", log), log[-3000:]
+        assert re.search(rf"^step {step}/2  reward \d", shown, re.MULTILINE), shown
     assert (folder / RUN / "global_step_2/actor").is_dir()
-    assert (folder / RUN / "train.log").is_file()
+    assert (folder / RUN / "report.html").is_file()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_readmes_commands_look_at_the_first_run(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^verl-ext (report|view)( .*?)(?:  +#.*)?$", readme, re.MULTILINE)
+    assert [name for name, _ in commands] == ["report", "view"]
+    for name, rest in commands:
+        run(folder, name, *shlex.split(rest))
+    assert "verl's file logger" in (folder / "run-report.html").read_text()
+    assert (folder / RUN / "token_export/tokens.html").is_file()
 
 
 @pytest.mark.ray

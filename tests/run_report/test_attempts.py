@@ -85,6 +85,13 @@ def test_numbers_of_lines_with_and_without_one() -> None:
     assert [counter.of(row) for row in given_rows] == [1, 1, 1, 2, 2, 3, 4]
 
 
+def test_a_numbered_line_is_its_attempts_wherever_it_stands() -> None:
+    """A process that was thought dead writes on beside the next one; validations may be logged late."""
+    live = [*rows(3, 4, attempt=2), Row(3, {ACC: 0.5}, 2)]
+    steps, _ = current(split([*rows(1, 2, 3, attempt=1), *live[:1], Row(4, {"a": 9.0}, 1), *live[1:]]))
+    assert steps == {1: {"a": 1.0}, 2: {"a": 2.0}, 3: {"a": 3.0, ACC: 0.5}, 4: {"a": 4.0}}
+
+
 @pytest.mark.parametrize("text", ['"step": 5', '"step": 5.0', '"attempt": 1.0, "step": 5e0'])
 def test_a_step_is_a_whole_number_however_it_is_written(text: str) -> None:
     row = row_of(f'{{{text}, "data": {{"a": 1}}}}'.encode())

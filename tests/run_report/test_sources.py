@@ -167,3 +167,46 @@ def test_missing_packages_are_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         read(tmp_path / "events.out.tfevents.1.host")
     with pytest.raises(SourceError, match="pip install wandb, or export"):
         read(tmp_path / "run-a.wandb")
+
+
+def console(file: Path, *steps: tuple[int, dict[str, float]]) -> None:
+    lines = (
+        f"(TaskRunnerV1 pid=1) step:{step} - " + " - ".join(f"{k}:{v}" for k, v in data.items()) for step, data in steps
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"(WorkerDict pid=2) chatter\n{line}\n" for line in lines))
+
+
+def test_the_log_of_a_run_without_a_file_logger(tmp_path: Path) -> None:
+    console(tmp_path / "run/train.1.log", (0, {"val-core/x/acc/mean@1": 0.5}), (1, {"timing_s/step": 2.0, "a": 1e-05}))
+    logged = one(tmp_path / "run")
+    assert as_rows(logged.history) == {0: {"val-core/x/acc/mean@1": 0.5}, 1: {"timing_s/step": 2.0, "a": 1e-05}}
+    assert (logged.kind, logged.notes) == ("verl's console", ())
+    made.log(tmp_path / "run/metrics.jsonl", {7: {"a": 1.0}})
+    assert [*as_rows(one(tmp_path / "run").history)] == [7]  # a file logger's is the better record
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_of_logs_only_what_the_last_attempt_stands_on_counts(tmp_path: Path, validated: bool) -> None:
+    """It takes up after step 1, whose own numbers stay; all that attempt 1 made later is lost, validation included."""
+    acc, timing = "val-core/x/acc/mean@1", "timing_s/step"
+    console(
+        tmp_path / "train.1.log",
+        (1, {timing: 1.0, "a": 1.0}), (2, {timing: 1.0, "a": 2.0}), (3, {timing: 1.0, acc: 0.99}),
+    )  # fmt: skip
+    begun = [(1, {acc: 0.25})] if validated else []
+    console(tmp_path / "train.2.log", *begun, (2, {timing: 1.0, "a": 20.0}))
+    logged = one(tmp_path)
+    of_step_1 = {timing: 1.0, "a": 1.0, **({acc: 0.25} if validated else {})}
+    assert as_rows(logged.history) == {1: of_step_1, 2: {timing: 1.0, "a": 20.0}}
+    said = "train.2.log began at step 2: 2 steps, 2 to 3, of the attempts before it are void"
+    assert logged.notes == (said,)
+
+
+def test_a_run_begun_anew_has_nothing_of_the_former_one_and_a_refused_attempt_changes_nothing(tmp_path: Path) -> None:
+    console(tmp_path / "train.1.log", *((step, {"timing_s/step": 1.0, "a": 1.0}) for step in range(1, 10)))
+    console(tmp_path / "train.2.log", *((step, {"timing_s/step": 1.0}) for step in (1, 2)))
+    (tmp_path / "train.10.log").write_text("refused\n")
+    logged = one(tmp_path)
+    assert as_rows(logged.history) == {1: {"timing_s/step": 1.0}, 2: {"timing_s/step": 1.0}}
+    assert [file.name for file in logged.files] == ["train.1.log", "train.2.log", "train.10.log"]

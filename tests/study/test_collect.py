@@ -9,9 +9,10 @@ import pytest
 
 from tests.study.sample import written
 from verl_ext import batch_file
-from verl_ext.study.collect import EXPORT, METRICS, IncompleteRun, collect, tokens
+from verl_ext.study.collect import EXPORT, IncompleteRun, collect, tokens
 from verl_ext.study.schema import Cell, read
 
+METRICS = "metrics.jsonl"
 ROWS = {
     "key": ["a", "b"],
     "responses": [[1, 2, 3], [4]],
@@ -63,7 +64,7 @@ def test_a_run_becomes_a_result(cell: Cell, tmp_path: Path) -> None:
     metrics(tmp_path)
     export(tmp_path, 1)
     export(tmp_path, 2, clipped_high=[[1, 0, 0], [1]])
-    result = collect(cell, tmp_path, 90.0, 45.0, 256)
+    result = collect(cell, tmp_path, tmp_path / METRICS, 90.0, 45.0, 256)
     assert not result.faults()
     assert (result.model, result.method, result.seed, result.steps) == ("tiny_dense", "gspo", 1, 2)
     assert result.curves["reward"] == [0.25, 0.5]
@@ -78,7 +79,7 @@ def test_all_that_is_missing_is_named(cell: Cell, tmp_path: Path) -> None:
     metrics(tmp_path, "actor/grad_norm", last_validated=False)
     export(tmp_path, 1, clipped_low=None)
     with pytest.raises(IncompleteRun) as caught:
-        collect(cell, tmp_path, 90.0, 45.0, 256)
+        collect(cell, tmp_path, tmp_path / METRICS, 90.0, 45.0, 256)
     text = str(caught.value)
     assert "grad_norm: 0 of 2 steps have it" in text
     assert "step 1: the token export has no column clipped_low" in text
@@ -91,13 +92,13 @@ def test_an_entropy_that_is_no_number_is_no_result(cell: Cell, tmp_path: Path) -
     export(tmp_path, 1)
     export(tmp_path, 2, entropy=[[0.1, float("nan"), 0.0], [0.8]])
     with pytest.raises(IncompleteRun, match="step 2: 1 entropies are not finite"):
-        collect(cell, tmp_path, 90.0, 45.0, 256)
+        collect(cell, tmp_path, tmp_path / METRICS, 90.0, 45.0, 256)
 
 
 def test_a_run_without_a_step_is_no_result(cell: Cell, tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text("")
     with pytest.raises(IncompleteRun, match="has no training step"):
-        collect(cell, tmp_path, 1.0, 1.0, 256)
+        collect(cell, tmp_path, tmp_path / METRICS, 1.0, 1.0, 256)
 
 
 def test_the_commit_is_that_of_the_code_and_not_of_a_result() -> None:

@@ -20,7 +20,7 @@ from tests.study.sample import SMALL, written
 from tests.study.test_results import RESULT
 from verl_ext.batch_file import read_all
 from verl_ext.cli import app
-from verl_ext.demo.progress import RunState, watch
+from verl_ext.live.progress import RunState, watch
 from verl_ext.process import ProcessFamily, run_family
 from verl_ext.study.results import Result
 from verl_ext.study.run import Places, commit_file, run_cells

@@ -66,7 +66,7 @@ def test_logs_of_every_attempt_are_kept(tmp_path: Path) -> None:
     code = "import os; print('hello', os.environ['OWN'], os.environ['VERL_FILE_LOGGER_PATH'])"
     for attempt in (1, 2):
         train(child(code), work, 2, {"OWN": "x"}, CONSOLE)
-        text = (work.logs / f"train-{attempt}.log").read_text()
+        text = (work.logs / f"train.{attempt}.log").read_text()
         assert text == f"hello x {work.logs}/metrics-{attempt}.jsonl\n"
 
 

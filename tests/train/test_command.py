@@ -107,13 +107,27 @@ def test_the_childs_output_and_exit_status_are_verls(
     scripted: type[Scripted], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scripted.script = "import os, sys; print('platform', os.environ.get('VERL_PLATFORM')); sys.exit(3)"
-    shown, _ = console()
+    shown, said = console()
     out = tmp_path / "run"
     arguments = ["algo=grpo", "backend=cpu", f"trainer.default_local_dir={out}", "actor_rollout_ref.rollout.n=2"]
     arguments.append("actor_rollout_ref.actor.use_dynamic_bsz=true")
-    assert command.train(arguments, False, shown) == 3
+    assert command.train(arguments, False, shown, verbose=True) == 3
     assert "platform cpu" in capsys.readouterr().out
-    assert "platform cpu" in (out / command.LOG).read_text()
+    assert "platform cpu" in (out / "train.1.log").read_text()
+    assert "exit status 3" in said.getvalue()
+
+
+def test_verls_file_logger_writes_beside_the_log_unless_the_user_has_said_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    composed = compose(["algo=grpo", "backend=cpu"])
+    for name in command.FILE_LOGGER:
+        monkeypatch.delenv(name, raising=False)
+    assert command.environment(composed, tmp_path)["VERL_FILE_LOGGER_PATH"] == str(tmp_path / "metrics.jsonl")
+    for name in command.FILE_LOGGER:
+        with monkeypatch.context() as given:
+            given.setenv(name, "elsewhere")
+            assert not {*command.FILE_LOGGER} & {*command.environment(composed, tmp_path)}
 
 
 def test_the_command_is_verls_entry_point(sample_paper: Path) -> None:

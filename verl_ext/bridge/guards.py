@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from verl_ext import run_settings, run_state
-from verl_ext.bridge import guards_batch, guards_sessions, guards_signal
+from verl_ext.bridge import guards_batch, guards_sessions, guards_signal, polling
 from verl_ext.checkpoint import layout
 from verl_ext.guards import configuration, entropy, keeper, no_signal, nonfinite, verifier
 from verl_ext.guards.incident import GuardError, Incident
@@ -37,6 +37,8 @@ def bind(trainer_base: ModuleType) -> None:
         guards_sessions.watch(self.replay_buffer, trainer_base.tq, guards.failures, guards.no_responses)
         if guards.signal is not None:
             guards_signal.watch(self.replay_buffer, guards.signal.taken_away)
+        if run_settings.ours(config):
+            polling.quicken(self.replay_buffer)
 
     @functools.wraps(compute)
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:

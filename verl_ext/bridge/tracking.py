@@ -1,7 +1,8 @@
-"""What is changed in verl's loggers: the log in a file goes on, wandb knows our metrics, and all end with the process.
+"""What is changed in verl's loggers: no step is lost, wandb knows our metrics, and all of them end with the process.
 
 verl's file logger opens its file anew, so that an attempt that fails at its start erases what the one before it has
-logged. It appends here, and each line has the number of its attempt (`verl_ext.run_report.attempts`).
+logged. It appends here, and each line has the number of its attempt (`verl_ext.run_report.attempts`). Where the run's
+output is read, the steps are printed even without verl's console logger.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
+from verl_ext.live.logs import STEP_LINES
 from verl_ext.run_report import attempts, wandb_panels
 
 
@@ -22,7 +24,7 @@ def bind(tracking: ModuleType) -> None:
     """Called when ``verl.utils.tracking`` has been imported."""
     _append(tracking)
     cls = tracking.Tracking
-    original = cls.__init__
+    original, original_log = cls.__init__, cls.log
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -31,7 +33,15 @@ def bind(tracking: ModuleType) -> None:
             wandb_panels.define(self.logger["wandb"])
         atexit.register(_end, weakref.ref(self))
 
-    cls.__init__ = __init__
+    @functools.wraps(original_log)
+    def log(self: Any, data: dict[str, Any], step: int, *args: Any, **kwargs: Any) -> None:
+        original_log(self, data, step, *args, **kwargs)
+        if os.environ.get(STEP_LINES) and "console" not in self.logger:
+            from verl.utils.logger.aggregate_logger import concat_dict_to_str
+
+            print(concat_dict_to_str(data, step=step), flush=True)
+
+    cls.__init__, cls.log = __init__, log
 
 
 def _end(reference: weakref.ref[Any]) -> None:

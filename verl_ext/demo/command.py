@@ -18,6 +18,8 @@ MINI_BATCH_PROMPTS = 4
 STEPS = 60
 VALIDATE_EVERY = 15
 LEARNING_RATE = 1e-4
+CHECKPOINTS = "checkpoints"
+"""Folder of checkpoint and token export inside of a run's."""
 
 
 def overrides(
@@ -76,7 +78,9 @@ def overrides(
         "trainer.total_epochs=1000",
         "trainer.val_before_train=true",
         f"trainer.test_freq={VALIDATE_EVERY}",
-        "trainer.save_freq=-1",
-        f"trainer.default_local_dir={out}/checkpoints",
+        # The last step, also of a run whose steps are overridden.
+        "trainer.save_freq=${trainer.total_training_steps}",
+        "+verl_ext.export.every=${trainer.total_training_steps}",
+        f"trainer.default_local_dir={out}/{CHECKPOINTS}",
         f"hydra.run.dir={out}/hydra",
     ]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
-from verl_ext.demo.logs import error_excerpt
-from verl_ext.demo.progress import RunState, clock, watch
+from verl_ext.attempts import metrics_of, next_log, number_of
+from verl_ext.live.ending import INTERRUPTED, explain, show_tables
+from verl_ext.live.logs import STEP_LINES
+from verl_ext.live.progress import RunState, clock, watch
 from verl_ext.process import run_family
 from verl_ext.run_report.history import History
 
@@ -101,28 +102,30 @@ def _prepare(options: Options, console: Console) -> Assets:
     return assets
 
 
-def command_line(options: Options, assets: Assets, steps: int, out: Path) -> list[str]:
+def command_line(options: Options, assets: Assets, steps: int, place: Path) -> list[str]:
     """The trainer's command: verl's own entry point and nothing else."""
     from verl_ext.demo.command import overrides
 
-    arguments = overrides(assets, options.algo, steps, options.seed, options.control, str(out))
+    arguments = overrides(assets, options.algo, steps, options.seed, options.control, str(place))
     return [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, *options.overrides]
 
 
 def _train_and_report(options: Options, assets: Assets, assets_seconds: float, out: Path, console: Console) -> int:
-    from verl_ext.demo.command import STEPS
+    from verl_ext.demo import next_steps
+    from verl_ext.demo.command import CHECKPOINTS, STEPS
     from verl_ext.demo.report import Run, write
 
-    steps = options.steps or STEPS
-    command = command_line(options, assets, steps, out)
-    log, metrics = out / "train.log", out / "metrics.jsonl"
-    metrics.unlink(missing_ok=True)  # an earlier run's numbers must not be taken for this one's
-    console.print(f"{options.algo} on {options.model}, {steps} steps; full log: {log}", soft_wrap=True)
-    state = RunState(log, metrics, steps, time.monotonic())
+    log = next_log(out)
+    place = out / f"attempt-{number_of(log)}"  # what an earlier run saved must not be taken up or overwritten
+    command = command_line(options, assets, options.steps or STEPS, place)
+    console.print(f"{options.algo} on {options.model}; full log: {log}", soft_wrap=True)
+    state = RunState(log, metrics_of(log), options.steps or STEPS, time.monotonic())
     status = train(command, state, console)
     seconds = time.monotonic() - state.started
     if status != 0:
-        return _failed(status, log, console)
+        explain(status, log, console)
+        return status if status == INTERRUPTED else 1
+    steps = state.total or 0
     run = Run(
         algo=options.algo,
         model=options.model,
@@ -137,6 +140,7 @@ def _train_and_report(options: Options, assets: Assets, assets_seconds: float, o
     )
     summary = write(History(state.records), run, out)
     show(summary, out, console)
+    next_steps.show(next_steps.commands(options.algo, assets, place / CHECKPOINTS, state.metrics), console)
     if summary["trained_steps"] < steps:
         console.print(f"The trainer ended without an error after {summary['trained_steps']} of {steps} steps.")
         return 1
@@ -150,25 +154,14 @@ def train(command: list[str], state: RunState, console: Console) -> int:
     """
     from verl_ext.platform.cpu import cpu_env
 
-    env = {**cpu_env(), "VERL_FILE_LOGGER_PATH": str(state.metrics)}
+    env = {**cpu_env(), STEP_LINES: "1", "VERL_FILE_LOGGER_PATH": str(state.metrics)}
     try:
         return run_family(
             command, env, state.log, lambda process: watch(process, state, console),
             lambda: console.print("interrupted; ending the trainer and Ray ..."),
         )  # fmt: skip
     except KeyboardInterrupt:
-        return 130
-
-
-def _failed(status: int, log: Path, console: Console) -> int:
-    if status == 130:
-        return status
-    console.print(f"The trainer failed (exit status {status}).", style="bold red")
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    for line in error_excerpt(lines):
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"The whole log: {log}", soft_wrap=True)
-    return 1
+        return INTERRUPTED
 
 
 def count_rows(parquet: Path) -> int:
@@ -182,13 +175,7 @@ def show(summary: dict[str, Any], out: Path, console: Console) -> None:
     """Print a summary's tables and where the report lies."""
     from verl_ext.demo.report import PAGE, PICTURE, SUMMARY, tables
 
-    for table in tables(summary):
-        shown = RichTable(title=table.heading, title_justify="left", title_style="bold")
-        for index, name in enumerate(table.columns):
-            shown.add_column(name, justify="left" if index == 0 else "right")
-        for row in table.rows:
-            shown.add_row(*row)
-        console.print(shown)
+    show_tables(tables(summary), console)
     for fault in summary["missing"]:
         console.print(f"not reported: {fault}", markup=False)
     for name in (PICTURE, PAGE, SUMMARY):

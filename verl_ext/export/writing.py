@@ -100,7 +100,7 @@ def merger_command(checkpoint: Checkpoint, part: Path, dtype: str) -> list[str]:
 
 
 def _merge(command: list[str], log: Path) -> None:
-    from verl_ext.demo.logs import error_excerpt
+    from verl_ext.live.logs import error_excerpt
     from verl_ext.process import child_environment
 
     log.parent.mkdir(parents=True, exist_ok=True)

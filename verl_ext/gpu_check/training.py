@@ -65,6 +65,8 @@ def arguments(assets: Any, steps: int, out: Path) -> list[str]:
         "trainer.n_gpus_per_node=1",
         "trainer.val_before_train=false",
         "trainer.test_freq=-1",
+        "trainer.save_freq=-1",
+        "verl_ext.export.every=0",
         "actor_rollout_ref.rollout.gpu_memory_utilization=0.3",
         "actor_rollout_ref.rollout.agent.num_workers=1",
         "reward.num_workers=1",

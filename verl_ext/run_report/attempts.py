@@ -46,18 +46,18 @@ class Counter:
     """Numbers the attempts of rows that arrive one by one.
 
     Attributes:
-        attempt: of the last row; 0 before the first.
+        attempt: the highest so far; 0 before the first row.
     """
 
     attempt: int = 0
     _step: int = 0
 
     def of(self, row: Row) -> int:
-        """The attempt that a row belongs to, never before that of the row before it."""
-        back = row.step < self._step or self.attempt == 0
-        self.attempt = max(self.attempt + back, row.attempt or 0)
-        self._step = row.step
-        return self.attempt
+        """The attempt that a row belongs to: the one it names, else a new one wherever the step goes back."""
+        begins = self.attempt == 0 or row.step < self._step
+        number = self.attempt + begins if row.attempt is None else row.attempt
+        self.attempt, self._step = max(self.attempt, number), row.step
+        return number
 
 
 def step_number(value: Any) -> int | None:
@@ -69,7 +69,7 @@ def step_number(value: Any) -> int | None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if float(value).is_integer() else None
+    return value if isinstance(value, int) else int(value) if value.is_integer() else None
 
 
 def row_of(line: bytes) -> Row | None:
@@ -107,7 +107,7 @@ def split(rows: Iterable[Row], where: str = "") -> list[Attempt]:
         number = counter.of(row)
         name = f"attempt {number}{f' of {where}' if where else ''}"
         found.setdefault(number, Attempt(name)).steps.setdefault(row.step, {}).update(row.data)
-    return list(found.values())
+    return [found[number] for number in sorted(found)]
 
 
 def first_trained(step: int, data: Values) -> int:

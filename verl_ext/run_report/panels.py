@@ -131,7 +131,7 @@ def _draw_compared(ax: Axes, panel: Compared, bands: dict[tuple[int, str], Band]
     drawn: list[Band] = []
     for (number, name), band in bands.items():
         colour, style = drawing.COLOURS[number % len(drawing.COLOURS)], dict(panel.curves)[name]
-        style = DASHES if any(_coincide(band, other) for other in drawn) else style
+        hidden = any(_coincide(band, other) for other in drawn)
         drawn.append(band)
         validated = name == VALIDATION
         shown = thin(band)
@@ -145,7 +145,9 @@ def _draw_compared(ax: Axes, panel: Compared, bands: dict[tuple[int, str], Band]
         elif alone and not validated and weight:
             ax.plot(steps, _scaled(shown.mean, panel.scale, 0), color=colour, alpha=0.25, linewidth=1.2)
         marker = "o" if validated or len(steps) == 1 else None
-        ax.plot(steps, mean, color=colour, linestyle=style, linewidth=2, marker=marker, markersize=4.5)
+        ax.plot(
+            steps, mean, color=colour, linestyle=DASHES if hidden else style, linewidth=2, marker=marker, markersize=4.5
+        )
     _scale(ax, [value for band in bands.values() for value in (*band.low, *band.high)], panel.logarithmic)
 
 

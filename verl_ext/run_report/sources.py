@@ -1,4 +1,4 @@
-"""Read what a run has logged: verl's file logger, TensorBoard's event files, or wandb, offline or exported.
+"""Read what a run has logged: verl's file logger or console, TensorBoard's event files, wandb, offline or exported.
 
 All of them come down to the rows of attempts at a run, of which `gather` makes the records of a history.
 """
@@ -17,11 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from verl_ext.run_report import attempts, wandb_file
+from verl_ext.run_report import attempts, console_log, wandb_file
 from verl_ext.run_report.attempts import Attempt, Row, row_of, step_number
 from verl_ext.run_report.history import History, Record
 
-ATTEMPT = re.compile(r"^metrics(?:-(\d+))?\.jsonl$")
+ATTEMPT = re.compile(r"^(?:metrics(?:-(\d+))?\.jsonl|train\.(\d+)\.log)$")
 EVENTS = "events.out.tfevents"
 STEPS = ("_step", "step", "Step", "training/global_step", "global_step")
 """Names that a column of steps has in exports of wandb, best first."""
@@ -74,15 +74,15 @@ def read(path: Path) -> list[Logged]:
 
 def _accepted() -> str:
     return (
-        "give a log of verl's file logger (.jsonl), TensorBoard's event files, a wandb folder (offline-run-...), or a "
-        "history exported from wandb (.csv, .json)"
+        "give a log of verl's file logger (.jsonl) or of `verl-ext train` (train.1.log), TensorBoard's event files, a "
+        "wandb folder (offline-run-...), or a history exported from wandb (.csv, .json)"
     )
 
 
 def _inside(folder: Path) -> tuple[Path, ...]:
     """The files of the one run in a folder."""
     candidates: dict[Path, list[Path]] = {}
-    for pattern in ("**/*.jsonl", f"**/{EVENTS}*", "**/*.wandb"):
+    for pattern in ("**/*.jsonl", f"**/{EVENTS}*", "**/*.wandb", "**/train.*.log"):
         for file in sorted({file.resolve() for file in folder.glob(pattern) if file.is_file()}):
             if file.suffix == ".jsonl" and not _is_log(file):
                 continue
@@ -110,7 +110,8 @@ def _run_of(file: Path) -> Path:
 def _attempt(file: Path) -> tuple[int, str]:
     """The order of attempts: by number, by the time in an event file's name, by that in wandb's folder's."""
     match = ATTEMPT.match(file.name)
-    return int(match[1] or 0) if match else 0, f"{file.parent.name.removeprefix('offline-')}/{file.name}"
+    number = int(match[1] or match[2] or 0) if match else 0
+    return number, f"{file.parent.name.removeprefix('offline-')}/{file.name}"
 
 
 def _is_log(file: Path) -> bool:
@@ -122,7 +123,7 @@ def _is_log(file: Path) -> bool:
 def _reader(file: Path) -> Callable[[tuple[Path, ...]], list[Logged]]:
     if file.name.startswith(EVENTS):
         return _tensorboard
-    readers = {".jsonl": _lines, ".json": _json, ".csv": _csv, ".wandb": _wandb}
+    readers = {".jsonl": _lines, ".log": of_logs, ".json": _json, ".csv": _csv, ".wandb": _wandb}
     if file.suffix not in readers:
         raise SourceError(f"{file}: not a log that can be read; {_accepted()}")
     return readers[file.suffix]
@@ -189,6 +190,12 @@ def _of_file(rows: Iterable[Row], file: Path) -> list[Attempt]:
     if len(found) == 1:
         found[0].name = file.name
     return found
+
+
+def of_logs(files: tuple[Path, ...]) -> list[Logged]:
+    """The run in the logs of its attempts, in order."""
+    history, notes = gather([attempt for file in files for attempt in _of_file(console_log.rows(file), file)])
+    return [Logged(history, "verl's console", files, notes=notes)]
 
 
 def _json(files: tuple[Path, ...]) -> list[Logged]:

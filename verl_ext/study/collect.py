@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from verl_ext.batch_file import BatchFile
     from verl_ext.study.schema import Cell
 
-METRICS, EXPORT, LOG = "metrics.jsonl", "token_export", "train.log"
+EXPORT = "token_export"
 # What a run depends on in a checkout: the results themselves, committed one by one, are not part of it.
 CODE = ("verl_ext", "configs", "requirements")
 # Curve -> metric, or one of `verl_ext.run_report.history.QUANTITIES`.
@@ -30,12 +30,13 @@ class IncompleteRun(ValueError):
     """A run that ended before its last step, or did not write what a result needs."""
 
 
-def collect(cell: Cell, folder: Path, seconds: float, startup_seconds: float, problems: int) -> Result:
+def collect(cell: Cell, folder: Path, metrics: Path, seconds: float, startup_seconds: float, problems: int) -> Result:
     """The result of a run that has ended.
 
     Args:
         cell: which run.
         folder: where it worked.
+        metrics: what it logged.
         seconds, startup_seconds: launch to end, launch to the first validation.
         problems: number of validation problems.
 
@@ -45,10 +46,10 @@ def collect(cell: Cell, folder: Path, seconds: float, startup_seconds: float, pr
     from verl_ext.demo.report import versions
     from verl_ext.tables.results import commit
 
-    history = History.read(folder / METRICS)
+    history = History.read(metrics)
     steps = [record.step for record in history.steps()]
     if not steps:
-        raise IncompleteRun(f"{folder / METRICS} has no training step")
+        raise IncompleteRun(f"{metrics} has no training step")
     faults: list[str] = []
     curves = {"step": [float(step) for step in steps]}
     for name, quantity in LOGGED.items():

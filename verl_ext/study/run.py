@@ -11,15 +11,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from verl_ext.attempts import metrics_of, next_log
 from verl_ext.demo.assets import Assets, prepare
-from verl_ext.demo.logs import error_excerpt
-from verl_ext.demo.progress import RunState, clock, watch
+from verl_ext.live.logs import STEP_LINES, failure
+from verl_ext.live.progress import RunState, clock, watch
 from verl_ext.process import run_family
-from verl_ext.study.collect import EXPORT, LOG, METRICS, IncompleteRun, collect
+from verl_ext.study.collect import EXPORT, IncompleteRun, collect
 from verl_ext.study.results import Result
 from verl_ext.study.schema import Cell
 
 INTERRUPTED = 130
+LOGS = (".log", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,11 @@ def run_cell(cell: Cell, places: Places, console: Console) -> Result:
 
     assets = prepare(cell.model, places.assets)  # type: ignore[arg-type]
     folder = (places.out / ("tuning" if cell.tuning else "runs") / cell.name).absolute()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _clear(folder)
     command, steps, problems = trainer(cell, assets, folder)
-    log = folder / LOG
-    state = RunState(log, folder / METRICS, steps, time.monotonic())
-    env = {**cpu_env(), "VERL_FILE_LOGGER_PATH": str(state.metrics)}
+    log = next_log(folder)
+    state = RunState(log, metrics_of(log), steps, time.monotonic())
+    env = {**cpu_env(), STEP_LINES: "1", "VERL_FILE_LOGGER_PATH": str(state.metrics)}
     limit = cell.study.limit_s
     try:
         status = run_family(command, env, log, lambda process: watch(process, state, console, limit))
@@ -105,11 +106,10 @@ def run_cell(cell: Cell, places: Places, console: Console) -> Result:
         raise RunFailed(f"{error}, which is what the study allows; the log: {log}") from error
     seconds = time.monotonic() - state.started
     if status != 0:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        raise RunFailed(f"exit status {status} after {clock(seconds)}; the whole log: {log}", error_excerpt(lines))
+        raise RunFailed(f"exit status {status} after {clock(seconds)}; the whole log: {log}", failure(log))
     if state.step < steps:
         raise IncompleteRun(f"the trainer ended after {state.step} of {steps} steps; the log: {log}")
-    result = collect(cell, folder, seconds, state.startup_seconds or 0.0, problems)
+    result = collect(cell, folder, metrics_of(log), seconds, state.startup_seconds or 0.0, problems)
     _keep_last_export(folder / EXPORT)
     result.write(cell.result_file)
     return result
@@ -139,6 +139,15 @@ def trainer(cell: Cell, assets: Assets, folder: Path) -> tuple[list[str], int, i
         raise RunFailed("the configuration is not fit for training", [f"- {fault}" for fault in faults])
     config = composed.config
     return command_line(composed.command()), config.trainer.total_training_steps, config.data.val_max_samples
+
+
+def _clear(folder: Path) -> None:
+    """Nothing of an earlier attempt may be taken for this one's; its logs and metrics stay."""
+    for child in folder.iterdir() if folder.exists() else ():
+        if child.is_dir():
+            shutil.rmtree(child)
+        elif child.suffix not in LOGS:
+            child.unlink()
 
 
 def _keep_last_export(export: Path) -> None:

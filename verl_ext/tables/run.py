@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from verl_ext.demo.progress import clock
+from verl_ext.live.progress import clock
 from verl_ext.tables.job import Job
 from verl_ext.tables.stages import STAGES, discard
 from verl_ext.tables.work import StageError

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from verl_ext.demo.logs import error_excerpt
-from verl_ext.demo.progress import RunState, watch
+from verl_ext.attempts import metrics_of, next_log
+from verl_ext.live.logs import STEP_LINES, failure
+from verl_ext.live.progress import RunState, watch
 from verl_ext.process import mapped_segments, run_family
 from verl_ext.tables.work import StageError, Work
 
@@ -64,15 +65,13 @@ def train(command: Sequence[str], work: Work, total: int | None, env: Mapping[st
         StageError: if the trainer fails, with what its log says.
         KeyboardInterrupt: on SIGINT, SIGTERM and SIGHUP, after the trainer and Ray have ended.
     """
-    work.logs.mkdir(parents=True, exist_ok=True)
-    attempt = 1 + len(list(work.logs.glob("train-*.log")))
-    log, metrics = work.logs / f"train-{attempt}.log", work.logs / f"metrics-{attempt}.jsonl"
-    marked = {MARK: str(work.folder), "VERL_FILE_LOGGER_PATH": str(metrics)}
-    state = RunState(log, metrics, total or 1, time.monotonic())
+    log = next_log(work.logs)
+    metrics = metrics_of(log)
+    marked = {MARK: str(work.folder), STEP_LINES: "1", "VERL_FILE_LOGGER_PATH": str(metrics)}
+    state = RunState(log, metrics, total, time.monotonic())
     status = run_family(command, {**env, **marked}, log, lambda process: watch(process, state, console))
     if status != 0:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        raise StageError(f"the trainer failed (exit status {status}); the whole log: {log}", error_excerpt(lines))
+        raise StageError(f"the trainer failed (exit status {status}); the whole log: {log}", failure(log))
 
 
 def leftovers(work: Work) -> list[psutil.Process]:

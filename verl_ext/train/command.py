@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -10,26 +12,35 @@ from typing import BinaryIO
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from verl_ext.attempts import logs_in, next_log
 from verl_ext.bridge.driver import ConfigError
+from verl_ext.live import ending
+from verl_ext.live.logs import STEP_LINES
+from verl_ext.live.progress import RunState, watch
 from verl_ext.process import ProcessFamily, run_family
 from verl_ext.run_report import keys
 from verl_ext.train.checks import Findings, examine
 from verl_ext.train.composing import Composed, compose
 from verl_ext.train.summary import summary
 
-LOG = "train.log"
+METRICS = "metrics.jsonl"
+# Where verl's file logger writes, the first before the second.
+FILE_LOGGER = ("VERL_FILE_LOGGER_PATH", "VERL_FILE_LOGGER_ROOT")
 
 
-def train(arguments: Sequence[str], dry_run: bool = False, console: Console | None = None) -> int:
+def train(
+    arguments: Sequence[str], dry_run: bool = False, console: Console | None = None, verbose: bool = False
+) -> int:
     """Run verl's trainer with this configuration; with `dry_run` print the configuration and everything about it.
 
-    A dry run prints the resolved configuration to the standard output, unless there is a key in it; all else goes to
-    `console`.
+    A dry run prints the resolved configuration to the standard output, unless there is a key in it; a run its progress
+    and its table. All else goes to `console`.
 
     Args:
         arguments: Hydra overrides, our groups with or without ``+``.
         dry_run: needs neither a GPU nor Ray.
         console: the standard error's by default.
+        verbose: show verl's own log in place of a line for each step.
 
     Returns:
         The exit status: verl's, 1 where the configuration is at fault, 130 when the run was interrupted.
@@ -49,7 +60,7 @@ def train(arguments: Sequence[str], dry_run: bool = False, console: Console | No
     if faults:
         console.print("the configuration cannot run:", *(f"  - {fault}" for fault in faults), sep="\n")
         return 1
-    return 0 if dry_run else run(composed, log_file(composed), console)
+    return 0 if dry_run else run(composed, console, verbose)
 
 
 def show(composed: Composed, findings: Findings, console: Console) -> None:
@@ -62,29 +73,38 @@ def show(composed: Composed, findings: Findings, console: Console) -> None:
         console.print(line)
 
 
-def log_file(composed: Composed) -> Path:
-    """Where a run's output goes: beside its checkpoints."""
-    return Path(composed.config.trainer.default_local_dir).expanduser() / LOG
-
-
-def run(composed: Composed, log: Path, console: Console) -> int:
-    """Run verl's entry point in a process of its own, its output in `log` and shown as it comes.
+def run(composed: Composed, console: Console, verbose: bool) -> int:
+    """Run verl's entry point in a process of its own, its output in a new log beside the checkpoints.
 
     Whatever happens, no process of the run is left behind.
 
     Returns:
         verl's exit status; 130 when interrupted.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    trainer, screen = composed.config.trainer, Console(soft_wrap=True, highlight=False)
+    log = next_log(Path(trainer.default_local_dir).expanduser())
     console.print(f"log: {log}")
-    command = [sys.executable, *composed.command()]
+    state = RunState(log, None, trainer.total_training_steps, time.monotonic())
     try:
-        return run_family(
-            command, platform(composed), log, lambda process: _follow(process, log),
+        status = run_family(
+            [sys.executable, *composed.command()], environment(composed, log.parent), log,
+            lambda process: _copied(process, log) if verbose else watch(process, state, screen),
             lambda: console.print("interrupted; ending the trainer and Ray ..."),
         )  # fmt: skip
     except KeyboardInterrupt:
-        return 130
+        status = ending.INTERRUPTED
+    if status != 0:
+        ending.explain(status, log, console)
+        return status
+    ending.report(logs_in(log.parent), str(trainer.experiment_name), screen)
+    return 0
+
+
+def environment(composed: Composed, folder: Path) -> dict[str, str]:
+    """What a run is told beside its configuration; a place that the user gave to verl's file logger stays."""
+    given = any(name in os.environ for name in FILE_LOGGER)
+    metrics = {} if given else {FILE_LOGGER[0]: str((folder / METRICS).absolute())}
+    return {STEP_LINES: "1", **metrics, **platform(composed)}
 
 
 def platform(composed: Composed) -> dict[str, str]:
@@ -96,7 +116,8 @@ def platform(composed: Composed) -> dict[str, str]:
     return cpu_env()
 
 
-def _follow(process: ProcessFamily, log: Path) -> int:
+def _copied(process: ProcessFamily, log: Path) -> int:
+    """Wait for a process, showing its log as it comes; the exit status."""
     with log.open("rb") as lines:
         return process.follow(lambda: _copy(lines))
 

@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console
 
-from verl_ext.cluster.submission.progress import JobState, ProgressLine, read_step
+from verl_ext.cluster.submission.progress import JobState, ProgressLine
 
 PREFIX = "\x1b[36m(TaskRunnerV1 pid=812, ip=10.0.0.4)\x1b[0m "
 
 
 def step(number: int, reward: float, seconds: float) -> str:
     return f"{PREFIX}step:{number} - critic/rewards/mean:{reward} - timing_s/step:np.float64({seconds}) - val/a:b:nan"
-
-
-def test_a_line_of_verls_logger() -> None:
-    from verl.utils.logger.aggregate_logger import concat_dict_to_str
-
-    written = concat_dict_to_str({"critic/rewards/mean": 0.25, "val-core/a:b/acc/mean@1": 1e-05, "text": "x"}, step=4)
-    found = read_step(PREFIX + written)
-    assert found is not None
-    assert (found.step, found.values) == (4, {"critic/rewards/mean": 0.25, "val-core/a:b/acc/mean@1": 1e-05})
-
-
-@pytest.mark.parametrize("line", ["", "epoch step:3 - a:1", "step:x - a:1", "stepping: 3"])
-def test_other_lines(line: str) -> None:
-    assert read_step(line) is None
-
-
-def test_numbers_that_are_none_are_left_out() -> None:
-    found = read_step("step:1 - a:nan - b:inf - c:abc - d:-2.5 - e")
-    assert found is not None
-    assert found.values == {"d": -2.5}
 
 
 def test_the_line_through_a_run() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,37 +9,16 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from verl_ext.demo.logs import STARTUP, plain, startup_phase
-from verl_ext.demo.progress import clock
+from verl_ext.live.logs import STARTUP, read_step, startup_phase
+from verl_ext.live.progress import clock
 from verl_ext.run_report.history import Record
 
 KEPT_LINES = 5000
 """Of the end of the log, to find in them what went wrong."""
 
-_STEP = re.compile(r"^step:(?P<step>\d+) - (?P<rest>.+)$")
-_NUMBER = re.compile(r"(?:np\.\w+\()?(?P<number>[-+]?(?:\d[\d_.]*(?:[eE][-+]?\d+)?|inf|nan))\)?")
 _RESUMED = re.compile(r"[Ss]etting global step to (?P<step>\d+)")
 _RECENT = 10
 """Steps whose mean time predicts the rest."""
-
-
-def read_step(line: str) -> Record | None:
-    """The metrics of a line that verl's console logger wrote; None of any other line.
-
-    Example:
-        >>> read_step("(TaskRunnerV1 pid=7) step:3 - critic/rewards/mean:0.5 - timing_s/step:np.float64(12.25)")
-        Record(step=3, values={'critic/rewards/mean': 0.5, 'timing_s/step': 12.25})
-    """
-    match = _STEP.match(plain(line))
-    if match is None:
-        return None
-    values = {}
-    for part in match["rest"].split(" - "):
-        name, _, text = part.rpartition(":")
-        number = _NUMBER.fullmatch(text.strip())
-        if name and number and math.isfinite(value := float(number["number"])):
-            values[name] = value
-    return Record(int(match["step"]), values)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from verl_ext.demo.logs import error_excerpt
+from verl_ext.live.logs import error_excerpt
 
 TEMPORARY = 75
 """Exit code by which a program says that trying again may help (``EX_TEMPFAIL`` of sysexits.h)."""

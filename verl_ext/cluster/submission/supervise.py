@@ -14,7 +14,7 @@ from verl_ext.cluster.submission import client as ray_jobs
 from verl_ext.cluster.submission.job import Job
 from verl_ext.cluster.submission.progress import JobState, ProgressLine
 from verl_ext.cluster.submission.restart import Outcome, decide
-from verl_ext.demo.logs import error_excerpt
+from verl_ext.live.logs import error_excerpt
 from verl_ext.process import stop_signals_raise
 from verl_ext.run_report.attempts import first_trained
 from verl_ext.run_report.history import Record

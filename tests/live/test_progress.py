@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from verl_ext.demo.progress import LiveLine, RunState, clock, describe
+from verl_ext.live.progress import LiveLine, RunState, clock, describe
 from verl_ext.run_report.history import Record
 
 ACC = "val-core/x/acc/mean@1"
@@ -105,6 +105,35 @@ def test_a_terminal_gets_one_line_with_step_and_numbers(state: RunState) -> None
         live.show(state.update(164.0), 164.0)
         assert live.line(164.0) == "step 4/10  reward 0.250  entropy ?  clip ?  6s left"
     assert "validation accuracy 50.0%" in sink.getvalue()
+
+
+def test_without_a_metrics_file_the_log_has_the_steps_and_their_number(tmp_path: Path) -> None:
+    state = RunState(tmp_path / "train.log", None, total=None, started=0.0)
+    state.log.write_text("(TaskRunnerV1 pid=1) INFO:x:Total training steps: 4\n(TaskRunnerV1 pid=1) step:1 - criti")
+    assert state.update(1.0) == []
+    assert (state.total, state.startup_seconds) == (4, None)
+    with state.log.open("a") as log:
+        log.write("c/rewards/mean:0.5\n(TaskRunnerV1 pid=1) step:2 - actor/entropy:1.0\n")
+    assert [(one.step, one.values) for one in state.update(5.0)] == [
+        (1, {"critic/rewards/mean": 0.5}), (2, {"actor/entropy": 1.0}),
+    ]  # fmt: skip
+    assert state.update(6.0) == []
+    assert state.progress(2) == "step 2/4"
+
+
+def test_a_metrics_file_that_never_comes_leaves_the_log(state: RunState) -> None:
+    """`trainer.logger` was overridden."""
+    state.log.write_text("step:1 - actor/entropy:1.0\n")
+    assert len(state.update(101.0)) == 1
+
+
+def test_where_nobody_says_how_many_steps_there_are_nothing_is_guessed(tmp_path: Path) -> None:
+    state = RunState(tmp_path / "train.log", None, total=None, started=0.0)
+    for now in (1.0, 2.0):
+        with (tmp_path / "train.log").open("a") as log:
+            log.write(f"step:{now:.0f} - actor/entropy:1.0\n")
+        state.update(now)
+    assert (state.progress(2), state.seconds_left(2.0)) == ("step 2", None)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(9.4, "9s"), (60, "1m00s"), (125.2, "2m05s")])

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from verl_ext.demo.logs import STARTUP, startup_phase
+from verl_ext.live.logs import STARTUP, read_step, startup_phase, total_steps
 from verl_ext.process import ProcessFamily
 from verl_ext.run_report.history import MetricsTail, Record
 
@@ -21,19 +21,21 @@ _RECENT = 10
 
 @dataclass
 class RunState:
-    """What is known about a run from its two files. `update` reads what they gained.
+    """What is known about a run from its files. `update` reads what they gained.
 
-    The start-up ends when verl opens the metrics file, which it does just before the first validation.
+    The start-up ends when verl opens the metrics file, which it does just before the first validation. Without such a
+    file the steps are those that the log shows, and the start-up ends with the first.
 
     Attributes:
-        log, metrics: the files that the trainer writes.
-        total: number of steps asked for.
+        log: what the trainer prints.
+        metrics: of verl's file logger; no earlier attempt may have written it. None for a run without.
+        total: number of steps asked for; None until the log says it.
         started: clock reading at the launch, in seconds; `now` of `update` is on the same clock.
     """
 
     log: Path
-    metrics: Path
-    total: int
+    metrics: Path | None
+    total: int | None
     started: float
     records: list[Record] = field(default_factory=list)
     startup_seconds: float | None = None
@@ -43,13 +45,13 @@ class RunState:
     _tail: MetricsTail | None = None
 
     def update(self, now: float) -> list[Record]:
-        """Read on in both files; the records that are new since the last call."""
-        self._read_log()
-        if self.startup_seconds is None and self.metrics.exists():
-            self.startup_seconds = now - self.started
-        if self._tail is None:
+        """Read on in the files; the records that are new since the last call."""
+        shown = self._read_log()
+        if self._tail is None and self.metrics is not None and self.metrics.exists():
             self._tail = MetricsTail(self.metrics)
-        fresh = self._tail.poll()
+        fresh = self._tail.poll() if self._tail is not None else shown
+        if self.startup_seconds is None and (self._tail is not None or fresh):
+            self.startup_seconds = now - self.started
         self.records.extend(fresh)
         if fresh:
             self._seen_at.append((fresh[-1].step, now))
@@ -71,19 +73,30 @@ class RunState:
     def seconds_left(self, now: float) -> float | None:
         """An estimate from the last steps, less what has passed since; None before the first step."""
         recent = self._seen_at[-_RECENT - 1 :]
-        if len(recent) < 2 or recent[-1][0] == recent[0][0]:
+        if self.total is None or len(recent) < 2 or recent[-1][0] == recent[0][0]:
             return None
         (first, begun), (last, ended) = recent[0], recent[-1]
         return max(0.0, (self.total - last) * (ended - begun) / (last - first) - (now - ended))
 
-    def _read_log(self) -> None:
-        if self.startup_seconds is not None or not self.log.exists():
-            return
+    def _read_log(self) -> list[Record]:
+        """Read on in the log; the steps that it shows. It is left alone once there is a metrics file to read."""
+        if self._tail is not None or not self.log.exists():
+            return []
         with self.log.open("rb") as file:
             file.seek(self._log_offset)
             chunk = file.read()
-        self._log_offset += chunk.rfind(b"\n") + 1
-        self._phase = startup_phase(chunk.decode(errors="replace"), self._phase)
+        whole = chunk[: chunk.rfind(b"\n") + 1]
+        self._log_offset += len(whole)
+        text = whole.decode(errors="replace")
+        if not self.records:
+            self._phase = startup_phase(text, self._phase)
+        lines = text.splitlines()
+        self.total = next((total for line in lines if (total := total_steps(line)) is not None), self.total)
+        return [record for line in lines if (record := read_step(line)) is not None]
+
+    def progress(self, step: int) -> str:
+        """``step 3/60``, without the total where it is not known."""
+        return f"step {step}{'' if self.total is None else f'/{self.total}'}"
 
 
 def clock(seconds: float) -> str:
@@ -132,7 +145,7 @@ class LiveLine:
         """Bring the display up to date after `RunState.update` returned `fresh`."""
         state = self._state
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=state.step, description=self.line(now))
+            self._progress.update(self._task, total=state.total, completed=state.step, description=self.line(now))
             validations = [record for record in fresh if record.accuracy() is not None]
             for record in validations:
                 text = f"step {record.step}: validation accuracy {record.accuracy():.1%}"
@@ -144,7 +157,7 @@ class LiveLine:
         for record in fresh:
             left = state.seconds_left(now)
             ending = "" if left is None else f"  {clock(left)} left"
-            text = f"step {record.step}/{state.total}  {describe(record)}{ending}"
+            text = f"{state.progress(record.step)}  {describe(record)}{ending}"
             self._console.print(text, markup=False, soft_wrap=True)
 
     def line(self, now: float) -> str:
@@ -156,7 +169,7 @@ class LiveLine:
         training = [record for record in state.records if record.step > 0]
         numbers = describe(training[-1]) if training else "first step"
         left = state.seconds_left(now)
-        return f"step {state.step}/{state.total}  {numbers}  {'' if left is None else clock(left) + ' left'}"
+        return f"{state.progress(state.step)}  {numbers}  {'' if left is None else clock(left) + ' left'}"
 
 
 def watch(process: ProcessFamily, state: RunState, console: Console, limit_s: float | None = None) -> int:

@@ -1,8 +1,12 @@
-"""Which lines of a failed trainer's log are shown."""
+"""Which lines of a failed trainer's log are shown, and which are steps."""
 
 from __future__ import annotations
 
-from verl_ext.demo.logs import error_excerpt, plain
+import pytest
+
+from verl_ext.live.logs import error_excerpt, plain, read_step
+
+PREFIX = "\x1b[36m(TaskRunnerV1 pid=812, ip=10.0.0.4)\x1b[0m "
 
 RAY = """\
 (TaskRunnerV1 pid=11) INFO something
@@ -83,3 +87,23 @@ def test_a_log_without_a_traceback_gives_its_last_lines_without_chatter() -> Non
 def test_plain_lines() -> None:
     assert plain("\x1b[36m(WorkerDict pid=1, ip=10.0.0.1)\x1b[0m hello [repeated 3x across cluster] (..)\n") == "hello"
     assert plain("(a, b) stays") == "(a, b) stays"
+
+
+def test_a_line_of_verls_logger() -> None:
+    from verl.utils.logger.aggregate_logger import concat_dict_to_str
+
+    written = concat_dict_to_str({"critic/rewards/mean": 0.25, "val-core/a:b/acc/mean@1": 1e-05, "text": "x"}, step=4)
+    found = read_step(PREFIX + written)
+    assert found is not None
+    assert (found.step, found.values) == (4, {"critic/rewards/mean": 0.25, "val-core/a:b/acc/mean@1": 1e-05})
+
+
+@pytest.mark.parametrize("line", ["", "epoch step:3 - a:1", "step:x - a:1", "stepping: 3"])
+def test_other_lines(line: str) -> None:
+    assert read_step(line) is None
+
+
+def test_numbers_that_are_none_are_left_out() -> None:
+    found = read_step("step:1 - a:nan - b:inf - c:abc - d:-2.5 - e")
+    assert found is not None
+    assert found.values == {"d": -2.5}

@@ -1,10 +1,20 @@
-"""Find in a trainer's log what a person wants to know: the phase of the start-up, and why it failed."""
+"""Find in a trainer's log what a person wants to know: the phase of the start-up, the steps, and why it failed."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from verl_ext.run_report.history import Record
+
+STEP_LINES = "VERL_EXT_STEP_LINES"
+"""Set for a trainer whose log is read here: a step is written to it also where `trainer.logger` lacks console."""
+
+_STEP = re.compile(r"^step:(?P<step>\d+) - (?P<rest>.+)$")
+_NUMBER = re.compile(r"(?:np\.\w+\()?(?P<number>[-+]?(?:\d[\d_.]*(?:[eE][-+]?\d+)?|inf|nan))\)?")
+_TOTAL = re.compile(r"Total training steps: (\d+)")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ACTOR = re.compile(r"^(?:\([^()]*\bpid=\d+[^()]*\)|\[\w+\([^)]*\)\])\s?")
 _REPEATED = re.compile(r"\s*\[repeated \d+x across cluster\].*$")
@@ -37,6 +47,36 @@ def startup_phase(text: str, known: int = -1) -> int:
 def plain(line: str) -> str:
     """A line of the log without colours and without Ray's prefix ``(Actor pid=1, ip=...)``."""
     return _REPEATED.sub("", _ACTOR.sub("", _ANSI.sub("", line).rstrip()))
+
+
+def read_step(line: str) -> Record | None:
+    """The metrics of a line that verl's console logger wrote; None of any other line.
+
+    Example:
+        >>> read_step("(TaskRunnerV1 pid=7) step:3 - critic/rewards/mean:0.5 - timing_s/step:np.float64(12.25)")
+        Record(step=3, values={'critic/rewards/mean': 0.5, 'timing_s/step': 12.25})
+    """
+    match = _STEP.match(plain(line))
+    if match is None:
+        return None
+    values = {}
+    for part in match["rest"].split(" - "):
+        name, _, text = part.rpartition(":")
+        number = _NUMBER.fullmatch(text.strip())
+        if name and number and math.isfinite(value := float(number["number"])):
+            values[name] = value
+    return Record(int(match["step"]), values)
+
+
+def total_steps(line: str) -> int | None:
+    """The number of steps of the whole training, from the line in which verl says it; None of any other line."""
+    match = _TOTAL.search(line)
+    return int(match[1]) if match else None
+
+
+def failure(log: Path) -> list[str]:
+    """`error_excerpt` of a file."""
+    return error_excerpt(log.read_text(encoding="utf-8", errors="replace").splitlines())
 
 
 def error_excerpt(lines: Iterable[str], most: int = 3, tail: int = 15) -> list[str]:

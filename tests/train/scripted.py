@@ -1,0 +1,39 @@
+"""`verl-ext train` whose trainer is a small script: what is around the trainer, without one."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+from functools import cache
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from verl_ext.train import command, compose
+from verl_ext.train.composing import Composed
+
+ARGUMENTS = ("algo=grpo", "backend=cpu", "actor_rollout_ref.actor.use_dynamic_bsz=true")
+
+
+_compose = cache(lambda: compose(ARGUMENTS))  # takes a second
+
+
+def train(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, verbose: bool = False) -> tuple[int, str]:
+    """The exit status, and what was said beside the standard output."""
+
+    class Scripted(Composed):
+        def command(self) -> list[str]:
+            return ["-c", script]
+
+    def composed(arguments: list[str]) -> Composed:
+        real = copy.deepcopy(_compose())
+        real.config.trainer.default_local_dir = str(folder)
+        return Scripted(**{field.name: getattr(real, field.name) for field in dataclasses.fields(real)})
+
+    monkeypatch.setattr(command, "compose", composed)
+    said = io.StringIO()
+    console = Console(file=said, soft_wrap=True, highlight=False, markup=False)
+    status = command.train(ARGUMENTS, False, console, verbose)
+    return status, said.getvalue()
