@@ -83,7 +83,7 @@ test-all: lint check-lock ## everything, fault injection and long runs included
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(STAMP) ## time and memory against verl, on idle cores; fails if a limit is missed (BENCH_ARGS=...)
-	$(STEADY) $(BIN)/python -m pytest benchmarks -q --benchmark-columns=median,iqr,min,rounds --benchmark-sort=name $(PYTEST_ARGS)
+	$(STEADY) $(BIN)/python -m pytest benchmarks -q -p no:randomly --benchmark-columns=median,iqr,min,rounds --benchmark-sort=name $(PYTEST_ARGS)
 	$(STEADY) $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 study: $(STAMP) ## the methods side by side on tiny models: what has no result yet, hours in all (STUDY_ARGS=--commit)

@@ -1,7 +1,7 @@
 """`verl-ext conformance`: exit status, tables, machine-readable results, replay, and losses of one's own."""
 
 import json
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGI
 
 from tests.conformance.specimens import CorrectEstimator, CorrectLoss, IgnoresTheMode
 from verl_ext.cli import app
-from verl_ext.conformance import command, registry
+from verl_ext.conformance import command, declared, registry
 from verl_ext.conformance.battery import Cell, Row
 from verl_ext.conformance.command import status
 
@@ -29,13 +29,11 @@ declare("loss", "mine", options={"ppo_kl_coef": (1.0, 2.0)}, exempt={"on_policy[
 
 
 @pytest.fixture(autouse=True)
-def specimens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def specimens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(POLICY_LOSS_REGISTRY, "correct", CorrectLoss())
     monkeypatch.setitem(POLICY_LOSS_REGISTRY, "ignores_the_mode", IgnoresTheMode())
     monkeypatch.setitem(ADV_ESTIMATOR_REGISTRY, "correct", CorrectEstimator())
-    yield
-    POLICY_LOSS_REGISTRY.pop("mine", None)
 
 
 def invoke(*arguments: str) -> Any:
@@ -131,6 +129,25 @@ def test_a_loss_of_ones_own(imported: str, tmp_path: Path) -> None:
     assert weights["message"].startswith("rollout_is_weights of 2: the loss is ")
     assert json.loads(Path(weights["file"]).read_text())["import"] == [imported]
     assert invoke("--replay", weights["file"]).exit_code == 1
+
+
+@pytest.mark.parametrize("imported", ["own_file.py", "own_module"])
+def test_an_import_ends_with_the_command(imported: str, tmp_path: Path) -> None:
+    def state() -> tuple[list[str], set[str], list[str], object]:
+        return list(sys.path), set(sys.modules), list(POLICY_LOSS_REGISTRY), declared.declaration_of("loss", "mine")
+
+    stem = imported.removesuffix(".py")
+    (tmp_path / f"{stem}.py").write_text("import beside_it\n" + OWN)
+    (tmp_path / "beside_it.py").write_text("")
+    invoke("correct", "--property", "sign")  # loads what every call loads
+    before = state()
+    result = invoke("mine", "--import", imported, "--property", "sign")
+    assert result.exit_code == 0, result.output
+    assert state() == before
+    broken = tmp_path / f"{stem}.py"
+    broken.write_text(OWN + "raise ValueError('half')\n")
+    assert invoke("mine", "--import", imported).exit_code == 2
+    assert state() == before
 
 
 def test_a_replay_has_the_options_of_the_case(tmp_path: Path) -> None:

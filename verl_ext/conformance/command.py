@@ -53,6 +53,11 @@ def run(request: Request, console: Console) -> int:
     Raises:
         ValueError: a name, a property or a kind that does not exist.
     """
+    with registry.imported(request.imports):
+        return _run(request, console)
+
+
+def _run(request: Request, console: Console) -> int:
     kinds = _check(request)
     tables = {}
     # The tensors are tiny: threads would cost more than they give.
@@ -89,7 +94,6 @@ def _check(request: Request) -> tuple[str, ...]:
     if request.kind not in CHOICES:
         raise ValueError(f"--kind {request.kind} is not one of {', '.join(CHOICES)}")
     kinds = CHOICES[request.kind]
-    registry.import_modules(request.imports)
     registry.check_names(request.names, kinds)
     registry.check_properties(request.properties, kinds)
     return kinds
@@ -126,7 +130,11 @@ def run_again(path: Path, request: Request, console: Console) -> int:
     """
     saved = load(path)
     _check_same(saved, request, path)
-    registry.import_modules(dict.fromkeys([*saved.imports, *request.imports]))
+    with registry.imported(dict.fromkeys([*saved.imports, *request.imports])):
+        return _replayed(saved, request, console)
+
+
+def _replayed(saved: Saved, request: Request, console: Console) -> int:
     message = replay(saved)
     subject = registry.KINDS[saved.kind].subject(saved.name, registry.registered(saved.kind)[saved.name])
     if request.output == "json":

@@ -53,9 +53,9 @@ def declaration_of(kind: str, name: str) -> Declaration:
 
 
 def _declared_by_kind(kind: str) -> dict[str, Declaration]:
-    if kind not in _DECLARED:
-        raise ValueError(f"kind={kind!r} is not one of {', '.join(_DECLARED)}")
-    return _DECLARED[kind]
+    if kind not in TABLES:
+        raise ValueError(f"kind={kind!r} is not one of {', '.join(TABLES)}")
+    return TABLES[kind]
 
 
 def _bypass_mode(options: Mapping[str, Any]) -> Any:
@@ -102,7 +102,7 @@ _ESTIMATORS = {
     ),
 }
 
-_DECLARED: dict[str, dict[str, Declaration]] = {"loss": _LOSSES, "estimator": _ESTIMATORS}
+TABLES: dict[str, dict[str, Declaration]] = {"loss": _LOSSES, "estimator": _ESTIMATORS}
 
 # Values to try of our methods' hyper-parameters that are no closed list of names; those are tried without being here.
 EXTRA_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
