@@ -22,7 +22,7 @@ FEW = 12  # cases a cell: the faults are coarse
 
 def failing(loss: Any, examples: int = FEW) -> dict[str, str]:
     """Column -> what is wrong, searched for with Hypothesis."""
-    subject = Loss("specimen", loss)
+    subject = Loss("specimen", loss, clip="log_prob" if isinstance(loss, PolicyGradient) else "ppo")
     assert subject.skip == ""
     found = {key: examine(subject, prop, examples) for key, prop in COLUMNS.items()}
     return {key: cell.message for key, cell in found.items() if cell.status != "ok"}
@@ -31,7 +31,7 @@ def failing(loss: Any, examples: int = FEW) -> dict[str, str]:
 @functools.cache
 def drawn(key: str) -> list[Case]:
     """A case of a column for each aggregation."""
-    subject, found = Loss("specimen", CorrectLoss()), []
+    subject, found = Loss("specimen", CorrectLoss(), clip="ppo"), []
     limits = settings(max_examples=2, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     for stratum in subject.strata(FEW):
         cases = subject.cases(COLUMNS[key].recipe, stratum)
@@ -48,7 +48,7 @@ def test_a_correct_loss_passes(loss: type[CorrectLoss]) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_fails_its_own_column(name: str) -> None:
     loss, columns = FAULTS[name]
-    subject = Loss("specimen", loss())
+    subject = Loss("specimen", loss(), clip="ppo")
     found = {key: examine(subject, COLUMNS[key], FEW) for key in columns}
     assert {key: cell.status for key, cell in found.items()} == dict.fromkeys(columns, "fail")
     for key, cell in found.items():
@@ -59,7 +59,7 @@ def test_a_fault_fails_its_own_column(name: str) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_fails_no_other_column(name: str) -> None:
     loss, columns = FAULTS[name]
-    subject = Loss("specimen", loss())
+    subject = Loss("specimen", loss(), clip="ppo")
     for key, prop in COLUMNS.items():
         if key not in columns:
             cases = [case for case in drawn(key) if case.mode in subject.modes({})]

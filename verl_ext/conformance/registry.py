@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_ext.conformance import declared
-from verl_ext.conformance import number_properties, objective_properties  # noqa: F401 - they fill the table
+from verl_ext.conformance import clipping_properties, declared, number_properties  # noqa: F401 - they fill the table
 from verl_ext.conformance.batch_properties import LOSS_PROPERTIES
 from verl_ext.conformance.estimator_properties import ESTIMATOR_PROPERTIES
 from verl_ext.conformance.estimators import Estimator
@@ -41,6 +40,8 @@ _ORDER = (
     "extreme_values",
     "on_policy",
     "sign",
+    "off_policy",
+    "clipping",
     "constants",
     "low_precision",
     "determinism",
@@ -67,10 +68,15 @@ def registered(kind: str) -> MutableMapping[str, Any]:
     return POLICY_LOSS_REGISTRY if kind == "loss" else ADV_ESTIMATOR_REGISTRY
 
 
-def subjects(kind: str, names: Iterable[str] = ()) -> list[Any]:
-    """The methods of a kind, ours first; those of these names if any are given."""
+def subjects(kind: str, names: Iterable[str] = (), clip: str = "") -> list[Any]:
+    """The methods of a kind, ours first; those of these names if any are given.
+
+    Raises:
+        ValueError: `clip`, the clip form of losses that declare none, is no form, or one of them declares its own.
+    """
     wanted, found = set(names), registered(kind)
-    made = [KINDS[kind].subject(name, found[name]) for name in list(found) if not wanted or name in wanted]
+    more = {"clip": clip} if clip and kind == "loss" else {}
+    made = [KINDS[kind].subject(name, found[name], **more) for name in list(found) if not wanted or name in wanted]
     return sorted(made, key=lambda subject: subject.origin != "verl_ext")
 
 
