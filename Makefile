@@ -88,7 +88,7 @@ bench: $(STAMP) ## time and memory against verl, on idle cores; fails if a limit
 	$(STEADY) $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 mutants: $(STAMP) ## change the code in ways that its tests have to notice, one at a time (MUTANT_ARGS=symbol)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(MUTANT_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation $(MUTANT_ARGS)
 
 study: $(STAMP) ## the methods side by side on tiny models: what has no result yet, hours in all (STUDY_ARGS=--commit)
 	$(BIN)/verl-ext study run recipes/cpu_study $(STUDY_ARGS)

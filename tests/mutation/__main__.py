@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.mutation.mutants import MUTANTS, Mutant, apply
+from mutants import MUTANTS, Mutant, apply  # beside this file
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "outputs", "checkpoints", ".*_cache", ".hypothesis")
