@@ -124,7 +124,7 @@ def _influence(loss: Loss, case: Case, clean: Result, garbage: str, names: list[
     where = f"with {garbage} behind the mask of {names[0] if len(names) == 1 else 'every tensor'}"
     dirty = replace(case, batch=case.batch.map(soil))
     try:
-        with given(dirty):
+        with given(dirty, STYLE):
             soiled = loss.run(dirty)
             same(where, soiled, clean)
             text = f"{where}: the metrics are {soiled.metrics} instead of {clean.metrics}"

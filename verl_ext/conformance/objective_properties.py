@@ -101,7 +101,7 @@ def rollout_weights(loss: Loss, case: Case) -> None:
     for weight in (1.0, 2.0):
         weights = {WEIGHTS: torch.full_like(case.batch["log_prob"], weight)}
         carrying = replace(case, batch=case.batch.replace(**weights))
-        with given(carrying):
+        with given(carrying, OPTION):
             same(f"rollout_is_weights of {weight:g}", loss.run(carrying), plain, weight)
 
 
@@ -121,11 +121,11 @@ def aggregation(loss: Loss, case: Case) -> None:
         for name, value in base.items():
             factor = 2.0 if name == "dp_size" else 0.5 if name in _READS[mode] else 1.0
             doubled = {**base, name: 2 * value}
-            with given(replace(case, mode=mode, chosen=doubled)):
+            with given(replace(case, mode=mode, chosen=doubled), OPTION):
                 scaled = loss.run(case, mode=mode, normalisers=doubled)
                 same(f"loss_agg_mode={mode}, {name} doubled", scaled, result, factor)
     for (one, result), (other, reference) in itertools.combinations(honoured.items(), 2):
-        with given(replace(case, mode=one, chosen=base)):
+        with given(replace(case, mode=one, chosen=base), OPTION):
             _same_objective(case.batch, base, one, result, other, reference)
 
 
@@ -140,7 +140,7 @@ _READS = {
 
 def _run_mode(loss: Loss, case: Case, mode: str, normalisers: dict[str, int]) -> Result | None:
     """None where the loss refuses the mode."""
-    with given(replace(case, mode=mode, chosen=normalisers)):
+    with given(replace(case, mode=mode, chosen=normalisers), OPTION):
         try:
             return loss.run(case, mode=mode, normalisers=normalisers)
         except Refused:

@@ -60,14 +60,17 @@ class Violation(Exception):
 
 @contextmanager
 def given(case: Any, grade: str = "") -> Iterator[None]:
-    """A violation or exception within is shown with this case, in place of the one that was drawn."""
+    """A violation or exception within is shown with this case, in place of the one that was drawn.
+
+    An exception ends a run, so that its grade is that of `TRAINING` if no other is given.
+    """
     try:
         yield
     except Violation as violation:
         violation.given, violation.grade = violation.given or case, violation.grade or grade
         raise
     except Exception as error:
-        raise Violation(f"it raises {type(error).__name__}: {error}", case, grade) from error
+        raise Violation(f"it raises {type(error).__name__}: {error}", case, grade or TRAINING) from error
 
 
 @dataclass(frozen=True)
