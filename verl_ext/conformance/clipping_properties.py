@@ -44,7 +44,8 @@ def _as_declared(loss: Loss, case: Case, beyond: bool) -> None:
     case = replace(case, batch=case.batch.replace(response_mask=chosen))
     with given(case):
         result = loss.run(case)
-        wanted = {mode: _reference(loss, case, mode) for mode in (case.mode, *MODES)}
+        objective, gradient, _ = loss.declared_objective(case, case.batch)
+        wanted = {mode: _aggregated(case.batch, mode, objective, gradient) for mode in (case.mode, *MODES)}
         if not any(_fits(result, *reference) for reference in wanted.values()):
             _tell(result, *wanted[case.mode], "beyond a bound" if beyond else "between the bounds")
 
@@ -53,10 +54,9 @@ def _moved(batch: Batch, step: float) -> Batch:
     return batch.replace(log_prob=batch["log_prob"] + step)
 
 
-def _reference(loss: Loss, case: Case, mode: str) -> tuple[Tensor, Tensor]:
-    """The value that the form gives under an aggregation, and its gradient summed over each row, [B]."""
-    objective, gradient, _ = loss.declared_objective(case, case.batch)
-    weights = token_weights(mode, case.batch) * case.batch.mask
+def _aggregated(batch: Batch, mode: str, objective: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The value of a loss with this objective, and its gradient summed over each row, [B]."""
+    weights = token_weights(mode, batch) * batch.mask
     return -(objective * weights).sum(), -(gradient * weights).sum(dim=-1)
 
 
