@@ -94,3 +94,18 @@ def test_all_faults_of_a_class_come_at_once() -> None:
         "delimiter='' must be a string that is not empty",
         "strict='yes' must be true or false",
     ]
+
+
+def test_a_default_list_belongs_to_one_instance() -> None:
+    default = [0.8]
+
+    @dataclass
+    class Cuts(Checked):
+        method: ClassVar[str] = "cuts"
+        where: ClassVar[str] = "cuts"
+
+        cuts: list[float] = hyper(default, ascending(above=0, below=1))  # noqa: RUF009
+
+    Cuts().cuts.append(0.9)
+    assert Cuts().cuts == [0.8]
+    assert default == [0.8]

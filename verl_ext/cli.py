@@ -196,6 +196,9 @@ def conformance(
     imports: Annotated[
         list[str] | None, typer.Option("--import", help="Module or .py file that registers your method; repeatable.")
     ] = None,
+    clip: Annotated[
+        str, typer.Option(help="Clip form of the losses that you name, for off_policy and clipping: ppo, dual_ppo, ...")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Tables for a page.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed draws the same cases.")] = 0,
@@ -210,7 +213,7 @@ def conformance(
     from verl_ext.conformance.command import Request, console, run, run_again
 
     output = "json" if as_json else "markdown" if as_markdown else "table"
-    request = Request(names or (), kind, properties or (), imports or (), output, seed, examples, out)
+    request = Request(names or (), kind, properties or (), imports or (), output, clip, seed, examples, out)
     try:
         raise typer.Exit(run(request, console()) if replay is None else run_again(replay, request, console()))
     except ValueError as error:

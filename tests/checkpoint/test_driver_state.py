@@ -66,6 +66,13 @@ def test_a_fixed_coefficient_is_what_the_configuration_says() -> None:
     assert after.value == 0.3
 
 
+def test_a_coefficient_moves_only_between_adaptive_controllers() -> None:
+    assert driver_state.collect(controller("fixed", 0.1))["kl_coefficient"] is None
+    after = controller("fixed", 0.3)
+    driver_state.restore(driver_state.collect(controller("adaptive", 0.1)), after)
+    assert after.value == 0.3
+
+
 def test_a_controller_turned_adaptive_later_begins_with_its_own_coefficient() -> None:
     after = controller("adaptive", 0.3)
     driver_state.restore(driver_state.collect(None), after)

@@ -80,3 +80,17 @@ def test_world_sizes_are_told_from_the_names_of_the_shards() -> None:
     paths = [f"actor/{kind}_world_size_4_rank_{rank}.pt" for kind in ("model", "optim") for rank in range(4)]
     paths += ["critic/model_world_size_2_rank_1.pt", "actor/huggingface/config.json", "data.pt"]
     assert layout.world_sizes(paths) == {"actor": {4}, "critic": {2}}
+
+
+def test_a_removal_that_is_interrupted_leaves_the_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "global_step_2"
+    (folder / "actor").mkdir(parents=True)
+    (folder / layout.MANIFEST).write_text("{}")  # a sealed one has no mark of its own
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layout.shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        layout.discard(folder)
+    assert (folder / layout.UNFINISHED).exists()

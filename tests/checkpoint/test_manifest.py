@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ def test_a_list_has_every_file_with_size_and_digest(folder: Path) -> None:
     assert Manifest.read(folder).size == 3 + 2 + 10
 
 
+def test_files_are_on_the_disk_before_they_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(manifest.os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    paths = list(layout.files(folder))
+    manifest.seal(folder, paths, digest=False)
+    assert flushed == [(folder / path).stat().st_ino for path in paths]
+
+
 def test_a_list_reads_as_it_was_written(folder: Path) -> None:
     entries = (Entry("a", 1, ABC, None), Entry("b", 2, "", (1, 3)))
     made = Manifest(7, {"actor": 4, "critic": 4}, entries, {"verl": "0.9.1"})
@@ -62,6 +71,10 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
 def flip(path: Path) -> None:
     """One bit."""
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
@@ -69,7 +82,12 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "what"),
-    [(delete, "is missing"), (cut, "has 2 bytes instead of 3"), (flip, "is altered: its SHA-256 is ")],
+    [
+        (delete, "is missing"),
+        (cut, "has 2 bytes instead of 3"),
+        (lengthen, "has 4 bytes instead of 3"),
+        (flip, "is altered: its SHA-256 is "),
+    ],
 )
 def test_each_kind_of_damage_names_the_file_and_what_is_wrong(folder: Path, damage: Any, what: str) -> None:
     entries = sealed(folder).entries

@@ -28,6 +28,7 @@ class CorrectLoss:
             new, old = self.keep(log_prob, mask), self.keep(old_log_prob, mask).detach()
             adv = self.keep_advantages(advantages, mask)
             d = self.bounded(self.distorted(new - old, mask))
+            self.lower, self.upper = 1 - config.clip_ratio_low, 1 + config.clip_ratio_high
             term = self.term(d.exp(), adv)
             if rollout_is_weights is not None:
                 term = term * self.weights(self.keep(rollout_is_weights, mask).detach())
@@ -54,7 +55,7 @@ class CorrectLoss:
         return d.clamp(-20, 20)
 
     def term(self, ratio: Tensor, adv: Tensor) -> Tensor:
-        return torch.minimum(ratio * adv, ratio.clamp(0.8, 1.2) * adv)
+        return torch.minimum(ratio * adv, ratio.clamp(self.lower, self.upper) * adv)
 
     def weights(self, weights: Tensor) -> Tensor:
         return weights
@@ -79,6 +80,8 @@ class CorrectLoss:
         return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
 
 
+# Columns that compare with the declared clip form; what changes the objective off-policy fails them too.
+DECLARED = ("off_policy", "clipping")
 FAULTS: dict[str, tuple[type[CorrectLoss], set[str]]] = {}
 
 
@@ -92,13 +95,13 @@ def fault(*columns: str) -> Callable[[type[CorrectLoss]], type[CorrectLoss]]:
     return add
 
 
-@fault("micro_batches")
+@fault("micro_batches", *DECLARED)
 class DependsOnTheNumberOfRows(CorrectLoss):
     def distorted(self, d: Tensor, mask: Tensor) -> Tensor:
         return d + 0.02 * mask.any(dim=-1).sum() * d.square()
 
 
-@fault("micro_batches")
+@fault("micro_batches", "clipping")
 class AddsToTheValueWithTheRows(CorrectLoss):
     def distorted(self, d: Tensor, mask: Tensor) -> Tensor:
         self.extra = 0.02 * mask.any(dim=-1).sum() * d.detach().clamp(-20, 20).square()
@@ -108,20 +111,20 @@ class AddsToTheValueWithTheRows(CorrectLoss):
         return super().term(ratio, adv) + self.extra
 
 
-@fault("micro_batches")
+@fault("micro_batches", *DECLARED)
 class CentresTheRatiosOverTheCall(CorrectLoss):
     def distorted(self, d: Tensor, mask: Tensor) -> Tensor:
         return torch.where(mask, d - d.detach().clamp(-20, 20).sum() / mask.sum().clamp(min=1), 0.0)
 
 
-@fault("padding")
+@fault("padding", *DECLARED)
 class DependsOnTheWidth(CorrectLoss):
     def distorted(self, d: Tensor, mask: Tensor) -> Tensor:
         return d + 0.02 * mask.shape[-1] * d.square()
 
 
 # What does not change when a batch is cut into single rows cannot depend on their order; hence two columns.
-@fault("micro_batches", "row_order")
+@fault("micro_batches", "row_order", *DECLARED)
 class DependsOnTheRowNumber(CorrectLoss):
     def distorted(self, d: Tensor, mask: Tensor) -> Tensor:
         return d + 0.02 * torch.arange(len(d)).unsqueeze(-1) * d.square()
@@ -171,7 +174,7 @@ class ReturnsAConstantForNoTokens(CorrectLoss):
         return super().aggregated(term, mask, mode, info) if mask.any() else torch.zeros(())
 
 
-@fault("extreme_values")
+@fault("extreme_values", *DECLARED)
 class Overflows(CorrectLoss):
     def distorted(self, d: Tensor, mask: Tensor) -> Tensor:
         return d + d.square()
@@ -180,28 +183,96 @@ class Overflows(CorrectLoss):
         return d
 
 
-@fault("on_policy")
+@fault("on_policy", *DECLARED)
 class DetachesHalfOfTheRatio(CorrectLoss):
     def term(self, ratio: Tensor, adv: Tensor) -> Tensor:
         return super().term((ratio + ratio.detach()) / 2, adv)
 
 
-@fault("on_policy")
+@fault("on_policy", *DECLARED)
 class AddsAConstant(CorrectLoss):
     def term(self, ratio: Tensor, adv: Tensor) -> Tensor:
         return super().term(ratio, adv) + adv
 
 
-@fault("on_policy", "sign")
+@fault("on_policy", "sign", *DECLARED)
 class Descends(CorrectLoss):
     def term(self, ratio: Tensor, adv: Tensor) -> Tensor:
         return super().term(ratio, -adv)
 
 
-@fault("on_policy", "sign")
+@fault("on_policy", "sign", *DECLARED)
 class LearnsNothing(CorrectLoss):
     def term(self, ratio: Tensor, adv: Tensor) -> Tensor:
         return super().term(ratio.detach() + 0 * ratio, adv)
+
+
+def planted(term: Callable[[Tensor, Tensor, float, float], Tensor]) -> type[CorrectLoss]:
+    """The loss with another term; `term(ratio, adv, lower, upper)`."""
+
+    class Planted(CorrectLoss):
+        def term(self, ratio: Tensor, adv: Tensor) -> Tensor:
+            return term(ratio, adv, self.lower, self.upper)
+
+    Planted.__name__ = term.__name__
+    return fault("clipping")(Planted)
+
+
+@planted
+def takes_the_maximum(ratio: Tensor, adv: Tensor, lower: float, upper: float) -> Tensor:
+    return torch.maximum(ratio * adv, ratio.clamp(lower, upper) * adv)
+
+
+@planted
+def takes_the_maximum_where_the_advantage_is_negative(ratio: Tensor, adv: Tensor, lower: float, upper: float) -> Tensor:
+    bounded = ratio.clamp(lower, upper) * adv
+    return torch.where(adv < 0, torch.maximum(ratio * adv, bounded), torch.minimum(ratio * adv, bounded))
+
+
+@planted
+def ignores_the_sign(ratio: Tensor, adv: Tensor, lower: float, upper: float) -> Tensor:
+    return ratio.clamp(lower, upper) * adv
+
+
+@planted
+def clips_the_upper_side_of_both_signs(ratio: Tensor, adv: Tensor, lower: float, upper: float) -> Tensor:
+    return torch.minimum(ratio, ratio.clamp(lower, upper)) * adv
+
+
+@planted
+def swaps_the_widths(ratio: Tensor, adv: Tensor, lower: float, upper: float) -> Tensor:
+    return torch.minimum(ratio * adv, ratio.clamp(2 - upper, 2 - lower) * adv)
+
+
+@planted
+def has_no_lower_bound(ratio: Tensor, adv: Tensor, lower: float, upper: float) -> Tensor:
+    return torch.minimum(ratio * adv, ratio.clamp(max=upper) * adv)
+
+
+@planted
+def clips_the_value_alone(ratio: Tensor, adv: Tensor, lower: float, upper: float) -> Tensor:
+    value = torch.minimum(ratio * adv, ratio.clamp(lower, upper) * adv)
+    return value.detach() + (ratio - ratio.detach()) * adv
+
+
+@planted
+def clips_the_gradient_alone(ratio: Tensor, adv: Tensor, lower: float, upper: float) -> Tensor:
+    gradient = torch.minimum(ratio * adv, ratio.clamp(lower, upper) * adv)
+    return (ratio * adv).detach() + gradient - gradient.detach()
+
+
+@planted
+def clips_not_at_all(ratio: Tensor, adv: Tensor, lower: float, upper: float) -> Tensor:
+    return ratio * adv
+
+
+@fault("off_policy")
+class LeavesTheRatioOutOfTheGradient(CorrectLoss):
+    """Within the bounds the gradient is A in place of r A; the value is right, and so is everything beyond."""
+
+    def term(self, ratio: Tensor, adv: Tensor) -> Tensor:
+        inside = (ratio >= self.lower) & (ratio <= self.upper)
+        return super().term(torch.where(inside, ratio.detach() + ratio.log() - ratio.log().detach(), ratio), adv)
 
 
 @fault("constants")
@@ -225,7 +296,7 @@ class SumsByMatmulUnderAutocast(CorrectLoss):
         return (values @ torch.ones(values.shape[-1], 1)).squeeze(-1)
 
 
-@fault("determinism")
+@fault("determinism", *DECLARED)
 class DrawsRandomNumbers(CorrectLoss):
     def distorted(self, d: Tensor, mask: Tensor) -> Tensor:
         return d + 0.2 * torch.rand(()) * d.square()
@@ -237,7 +308,7 @@ class CountsItsCalls(CorrectLoss):
 
     def distorted(self, d: Tensor, mask: Tensor) -> Tensor:
         self.calls += 1
-        return d + 1e-7 * self.calls * d.square()  # far below what other columns see
+        return d + 1e-6 * (self.calls % 2) * d.square()  # far below what other columns see
 
 
 @fault("determinism")

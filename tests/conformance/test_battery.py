@@ -21,7 +21,7 @@ from verl_ext.conformance.estimators import PROMPT, REWARDS, Estimator, Rows
 from verl_ext.conformance.exemptions import Exemptions, parse
 from verl_ext.conformance.options import chosen_variants, variants
 from verl_ext.conformance.properties import Property, close, expect
-from verl_ext.conformance.registry import KINDS, subjects
+from verl_ext.conformance.registry import KINDS, imported, subjects
 from verl_ext.conformance.subjects import Loss
 from verl_ext.conformance.tracing import TransferLog
 
@@ -31,7 +31,8 @@ row_bytes = st.lists(st.binary(min_size=ROW_BYTES, max_size=ROW_BYTES), min_size
 
 @pytest.mark.parametrize("module", [declared, exemptions, tracing, batches])
 def test_examples_in_docstrings(module: Any) -> None:
-    assert doctest.testmod(module).failed == 0
+    with imported(()):  # one of them declares a method
+        assert doctest.testmod(module).failed == 0
 
 
 @settings(max_examples=50, deadline=None)
@@ -159,7 +160,7 @@ def test_a_failure_is_shrunk_and_repeats() -> None:
     assert [cell.message for cell in cells] == ["a negative advantage"] * 2
     assert cells[0].case.to_json() == cells[1].case.to_json()
     assert cells[0].case.batch.mask.tolist() == [[True]]
-    assert verdict(subject, prop, cells[0].case) == "a negative advantage"
+    assert str(verdict(subject, prop, cells[0].case)) == "a negative advantage"
 
 
 def test_trimming_keeps_out_of_what_is_exempt() -> None:
@@ -292,5 +293,5 @@ def test_tensors_are_as_before_after_counting() -> None:
 
 
 def test_columns_are_those_of_the_issue() -> None:
-    assert len(KINDS["loss"].columns) == 15
+    assert len(KINDS["loss"].columns) == 17
     assert list(KINDS["estimator"].columns)[:4] == ["group_order", "zero_spread", "singleton", "padding_rows"]

@@ -1,7 +1,7 @@
 """`verl-ext conformance`: exit status, tables, machine-readable results, replay, and losses of one's own."""
 
 import json
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGI
 
 from tests.conformance.specimens import CorrectEstimator, CorrectLoss, IgnoresTheMode
 from verl_ext.cli import app
-from verl_ext.conformance import command, registry
+from verl_ext.conformance import command, declared, registry
 from verl_ext.conformance.battery import Cell, Row
 from verl_ext.conformance.command import status
 
@@ -29,13 +29,11 @@ declare("loss", "mine", options={"ppo_kl_coef": (1.0, 2.0)}, exempt={"on_policy[
 
 
 @pytest.fixture(autouse=True)
-def specimens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def specimens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(POLICY_LOSS_REGISTRY, "correct", CorrectLoss())
     monkeypatch.setitem(POLICY_LOSS_REGISTRY, "ignores_the_mode", IgnoresTheMode())
     monkeypatch.setitem(ADV_ESTIMATOR_REGISTRY, "correct", CorrectEstimator())
-    yield
-    POLICY_LOSS_REGISTRY.pop("mine", None)
 
 
 def invoke(*arguments: str) -> Any:
@@ -55,7 +53,8 @@ def test_a_sound_loss_and_estimator() -> None:
 def test_a_failing_cell_is_shown_saved_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     result = invoke("ignores_the_mode", "--property", "aggregation", "--property", "sign")
     assert result.exit_code == 1
-    assert "FAIL ignores_the_mode, aggregation" in result.output
+    assert "FAIL ignores_the_mode, aggregation: wrong under an option" in result.output
+    assert "option: wrong under an option: another aggregation" in result.output  # the table's legend
     assert "loss_agg_mode=" in result.output
     assert "log_prob " in result.output
     line = next(line for line in result.output.splitlines() if "replay: verl-ext conformance" in line)
@@ -100,8 +99,8 @@ def test_json() -> None:
         None,
     )
     cell = method["cells"]["aggregation"]
-    assert cell.keys() == {"status", "left_out", "message", "case", "file", "replay"}
-    assert cell["status"] == "fail"
+    assert cell.keys() == {"status", "left_out", "grade", "message", "case", "given", "file", "replay"}
+    assert (cell["status"], cell["grade"]) == ("fail", "wrong under an option")
     assert Path(cell["file"]).is_file()
     assert cell["case"]["batch"].keys() >= {"old_log_prob", "log_prob", "advantages", "response_mask"}
     assert data["estimators"]["methods"][0]["cells"] == {"finite": {"status": "ok", "left_out": {}}}
@@ -112,10 +111,11 @@ def test_markdown() -> None:
         "ignores_the_mode", "geo_mean", "--property", "aggregation", "--property", "sign", "--markdown"
     ).output
     assert "| | `sign` | `aggregation` |" in output
-    assert r"| `geo_mean` (verl) | ok\* | **FAIL** |" in output
+    assert r"| `geo_mean` (verl) | ok\* | option |" in output
     assert "- geo_mean, sign (advantages=token): written for one advantage a row" in output
-    assert "- `aggregation`: loss_agg_mode=token-mean, dp_size doubled: " in output  # of geo_mean
-    assert ". Case: `loss_agg_mode=" in output
+    # Of geo_mean: the case is the one that the text is about.
+    assert "- `aggregation` (wrong under an option): loss_agg_mode=token-mean, dp_size doubled: " in output
+    assert ". Case: `loss_agg_mode=token-mean, dp_size=2, batch_num_tokens=7, " in output
 
 
 @pytest.mark.parametrize("imported", ["own_file.py", "own_module"])
@@ -133,14 +133,70 @@ def test_a_loss_of_ones_own(imported: str, tmp_path: Path) -> None:
     assert invoke("--replay", weights["file"]).exit_code == 1
 
 
+@pytest.mark.parametrize("imported", ["own_file.py", "own_module"])
+def test_an_import_ends_with_the_command(imported: str, tmp_path: Path) -> None:
+    def state() -> tuple[list[str], set[str], list[str], object]:
+        return list(sys.path), set(sys.modules), list(POLICY_LOSS_REGISTRY), declared.declaration_of("loss", "mine")
+
+    stem = imported.removesuffix(".py")
+    (tmp_path / f"{stem}.py").write_text("import beside_it\n" + OWN)
+    (tmp_path / "beside_it.py").write_text("")
+    invoke("correct", "--property", "sign")  # loads what every call loads
+    before = state()
+    result = invoke("mine", "--import", imported, "--property", "sign")
+    assert result.exit_code == 0, result.output
+    assert state() == before
+    broken = tmp_path / f"{stem}.py"
+    broken.write_text(OWN + "raise ValueError('half')\n")
+    assert invoke("mine", "--import", imported).exit_code == 2
+    assert state() == before
+
+
 def test_a_replay_has_the_options_of_the_case(tmp_path: Path) -> None:
     (tmp_path / "own_options.py").write_text(OWN.partition(", exempt=")[0] + ")")
-    invoke("mine", "--import", "own_options.py", "--property", "on_policy", "--examples", "40")
+    first = invoke("mine", "--import", "own_options.py", "--property", "on_policy", "--examples", "40")
+    assert "FAIL mine, on_policy: wrong under an option" in first.output
     path = "outputs/conformance/loss.mine.on_policy.json"
     assert json.loads(Path(path).read_text())["case"]["variant"] == {"ppo_kl_coef": 2.0}
     result = invoke("--replay", path)
     assert result.exit_code == 1
     assert "ppo_kl_coef=2.0" in result.output
+
+
+MAXIMUM = """
+import torch
+from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss
+from verl_ext.conformance import bounded, declare
+
+@register_policy_loss("mine")
+def mine(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights=None):
+    ratio = (log_prob - old_log_prob).exp()
+    clipped = ratio.clamp(1 - config.clip_ratio_low, 1 + config.clip_ratio_high)
+    loss = -torch.maximum(ratio * advantages, clipped * advantages)
+    return agg_loss(loss, response_mask, loss_agg_mode, **config.global_batch_info), {}
+"""
+FORM = 'declare("loss", "mine", clip=lambda batch, actor, options: bounded(batch, 0.8, 1.28))'
+
+
+@pytest.mark.parametrize(("declared", "options"), [("", ["--clip", "ppo"]), (FORM, [])])
+def test_the_maximum_in_place_of_the_minimum_is_found(declared: str, options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "maximum.py").write_text(MAXIMUM + declared)
+    columns = ["--property", "off_policy", "--property", "clipping"]
+    result = invoke("mine", "--import", "maximum.py", *columns, *options, "--json")
+    assert result.exit_code == 1
+    cells = json.loads(result.output)["losses"]["methods"][0]["cells"]
+    assert cells["off_policy"]["status"] == "ok"
+    assert (cells["clipping"]["status"], cells["clipping"]["grade"]) == ("fail", "breaks training")
+    again = invoke("--replay", cells["clipping"]["file"])
+    assert again.exit_code == 1
+    assert "beyond a bound: the loss is " in again.output
+
+
+def test_without_a_clip_form_the_columns_do_not_apply(tmp_path: Path) -> None:
+    (tmp_path / "maximum.py").write_text(MAXIMUM)
+    result = invoke("mine", "--import", "maximum.py", "--property", "off_policy", "--property", "clipping")
+    assert result.exit_code == 0
+    assert "mine, off_policy, clipping: no clip form is declared" in result.output
 
 
 def test_a_file_does_not_take_the_place_of_a_module(tmp_path: Path) -> None:
@@ -157,6 +213,9 @@ def test_a_file_does_not_take_the_place_of_a_module(tmp_path: Path) -> None:
         (["correct", "--kind", "lossy"], "--kind lossy is not one of losses, estimators, all"),
         (["correct", "--property", "sing"], "no property 'sing'; there are micro_batches"),
         (["correct", "--import", "absent.py"], "absent.py: no such file"),
+        (["correct", "--clip", "pop"], "no clip form 'pop'; there are ppo, dual_ppo, "),
+        (["--clip", "ppo"], "--clip is for the losses that you name"),
+        (["vanilla", "--clip", "ppo"], "'vanilla' declares its own clip form; leave --clip out"),
     ],
 )
 def test_what_is_not_there_is_named(arguments: list[str], text: str) -> None:

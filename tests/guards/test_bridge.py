@@ -217,6 +217,22 @@ def test_a_rollback_loads_the_last_good_checkpoint_and_leaves_the_update_out(mak
     assert reason["figures"]["checkpoint"] == 4
 
 
+def test_the_streak_of_low_entropies_counts_steps_and_not_their_parts(make) -> None:
+    """verl looks at a batch once for each mini-step; a step is low once."""
+    trainer = make(*ROLLBACK)
+    trainer.queue.columns["entropy"] = jagged([torch.full((n,), 0.5) for n in LENGTHS])
+    assert compute(trainer)["guards/entropy/streak"] == 1
+    trainer.local_trigger_step = 1
+    assert compute(trainer)["guards/entropy/streak"] == 1
+
+
+def test_entropies_of_tokens_that_do_not_count_are_left_out_of_the_mean(make) -> None:
+    trainer = make()
+    trainer.queue.columns["response_mask"] = jagged([torch.tensor([1] + [0] * (n - 1)) for n in LENGTHS])
+    trainer.queue.columns["entropy"] = jagged([torch.tensor([2.0] + [9.0] * (n - 1)) for n in LENGTHS])
+    assert compute(trainer)["guards/entropy/mean"] == 2.0
+
+
 def test_an_unfinished_checkpoint_is_none(make, tmp_path: Path) -> None:
     trainer = make()
     assert not trainer.verl_ext_guards.saved(3)

@@ -101,11 +101,14 @@ def test_golden_detached() -> None:
 
 
 def test_golden_old_ratio() -> None:
-    loss, grad, _ = run(golden(), token_ratio="old", alpha=0.4, vocab_size=16)
+    loss, grad, metrics = run(golden(), token_ratio="old", alpha=0.4, vocab_size=16)
     # r_t = s_g e^{d_t}, widths doubled: 0.1, 0.36, 0.2
     # row 0, group 0, [0.9, 1.1]: e^0.3, e^0.1, e^0.3, e^0.1, all above 1.1 -> 1.1
     # row 0, group 1, [0.64, 1.36]: e^0.1 * e^0.1 = 1.221403, inside
     # row 1, [0.8, 1.2], A = -1: e^-0.35 = 0.704688 -> 0.8; e^-0.25 = 0.778801 -> 0.8
+    # Reported is the mean of r_t: (2 * 1.349859 + 2 * 1.105171 + 0.704688 + 0.778801)/6
+    assert metrics["actor/espo/group0/ratio"] == pytest.approx(1.0655915, rel=1e-6)
+    assert metrics["actor/espo/group1/ratio"] == pytest.approx(1.2214028, rel=1e-6)
     # J = (1.1 + 1.221403)/2 = 1.1607014 and -0.8
     torch.testing.assert_close(loss, torch.tensor(-(1.1607014 - 0.8) / 2), rtol=1e-6, atol=1e-7)
     expected = torch.zeros(2, 5)

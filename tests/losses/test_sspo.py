@@ -19,6 +19,7 @@ from tests.losses.batches import Batch, Step, assert_same_step, random_batch
 from verl_ext import register
 from verl_ext.config import SSPOLossConfig
 from verl_ext.context import MissingTokenData, TokenContext, token_context
+from verl_ext.losses import sspo
 from verl_ext.losses.common import GlobalBatch
 from verl_ext.losses.sspo import AGGREGATIONS, sspo_loss, token_data
 
@@ -449,3 +450,10 @@ def test_through_the_registered_loss() -> None:
     assert torch.equal(loss, expected[0])
     assert metrics == expected[2]
     assert metrics["actor/pg_clipfrac"] > 0
+
+
+def test_ids_behind_the_mask_cost_no_second_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl_ext.segments puts -1 there, in nearly every batch."""
+    batch, ids = golden()
+    monkeypatch.setattr(sspo, "_refitted", lambda *_: pytest.fail("evaluated again"))
+    run(batch, torch.where(batch.response_mask.bool(), ids, -1))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from verl_ext.rewards import verifiers
-from verl_ext.rewards.pool import ProcessPool
+from verl_ext.rewards.pool import JobResult, ProcessPool
 from verl_ext.rewards.verifiers import OUTCOMES, Graded, close_pools, get, grade_many, kind, kinds, readable
 
 LONG_S = 60.0
@@ -54,6 +54,14 @@ def test_function_of_the_user_in_killable_processes(tmp_path: Path, monkeypatch:
     assert mine.grade("raise", "7", LONG_S).outcome == "error"
     assert "perhaps" in mine.grade("odd", "7", LONG_S).detail
     assert mine.version.startswith("my_verifier:judge sha256:")
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"), [(True, "correct"), (False, "wrong"), (1, "error"), (0, "error"), (1.0, "error")]
+)
+def test_a_number_is_no_verdict(value: object, outcome: str) -> None:
+    """A score of 0.4 is not right, and 1 not meant as one of (wrong, right)."""
+    assert verifiers._graded(JobResult("ok", value), boxed=True).outcome == outcome
 
 
 def test_many_in_order_read_lazily() -> None:

@@ -45,10 +45,11 @@ def test_a_run_that_names_nothing_of_ours_is_left_alone() -> None:
     assert resolve(f"{NODE}.entropy_source=auto").tap  # asked for
 
 
-def test_entropies_of_another_distribution_are_not_watched() -> None:
-    found = resolve("+algo=espo", "actor_rollout_ref.rollout.top_p=0.9")
+@pytest.mark.parametrize("setting", ["top_p=0.9", "top_k=1"])  # top_k=1 is greedy sampling, and its entropy 0
+def test_entropies_of_another_distribution_are_not_watched(setting: str) -> None:
+    found = resolve("+algo=espo", f"actor_rollout_ref.rollout.{setting}")
     assert not found.tap
-    assert "top_p=0.9" in found.obstacles[0]
+    assert setting in found.obstacles[0]
 
 
 def test_all_obstacles_are_named_together() -> None:

@@ -10,7 +10,7 @@ import pytest
 import tables
 
 from verl_ext.tables.page import page, write
-from verl_ext.tables.report import ABOVE, BELOW, WITHIN, Line, collect, lines
+from verl_ext.tables.report import ABOVE, BELOW, WITHIN, Cell, Line, Obtained, collect, lines
 
 BASE = tables.result("base", 1, {"A": (12.0, 8.0, 16.0), "B": (20.0, 19.0, 20.4), "Mean": (16.0, 14.0, 18.0)})
 ONE_1 = tables.result("one", 1, {"A": (40.0, 36.0, 44.0), "B": (60.0, 55.0, 65.0), "Mean": (50.0, 47.0, 53.0)})
@@ -50,6 +50,11 @@ def test_a_difference_is_marked_by_words() -> None:
     for form in ("md", "html"):
         text = page(tables.table(), list(found.values()), form)
         assert all(word in text for word in ("above", "below", "within"))
+
+
+@pytest.mark.parametrize(("published", "verdict"), [(8.0, WITHIN), (16.0, WITHIN), (7.9, ABOVE), (16.1, BELOW)])
+def test_the_ends_belong_to_the_interval(published: float, verdict: str) -> None:
+    assert Cell("A", published, Obtained(12.0, 8.0, 16.0, {1: 12.0})).verdict == verdict
 
 
 def test_a_row_that_is_the_same_takes_the_other_rows_run() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky, NoSuchExample, Unsatisfiable
 
 from verl_ext.conformance.exemptions import Exemptions
-from verl_ext.conformance.properties import Property, Violation
+from verl_ext.conformance.properties import GRADES, OPTION, TRAINING, Property, Violation, given
 from verl_ext.conformance.subjects import untouched_generators
 
 EXAMPLES = 30
@@ -41,6 +41,10 @@ class Subject(Protocol):
         """Cases of a recipe within a group."""
         ...
 
+    def usual(self, case: Any) -> Any:
+        """The case with every option at its default."""
+        ...
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -50,12 +54,16 @@ class Cell:
         status: `ok`, `fail` or `n/a`.
         message: what was seen and what had to be seen, of a failure.
         case: the smallest case found that fails.
+        given: the same as the method got it: a property may change what was drawn.
+        grade: what the failure means, one of `GRADES`.
         left_out: declared exceptions: condition (empty: all cases) -> reason.
     """
 
     status: str
     message: str = ""
     case: Any = None
+    given: Any = None
+    grade: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -112,20 +120,30 @@ def examine(subject: Subject, prop: Property, examples: int = EXAMPLES, seed: in
                 strategy = subject.cases(prop.recipe, stratum).filter(lambda case: tested(case.facts))
                 found = _Search(subject, prop, tested).smallest(strategy, stratum.examples, generator)
                 if found is not None:
-                    case, message = found
-                    return Cell("fail", message, case, exemptions.reasons)
+                    case, wrong = found
+                    grade = _grade(subject, prop, case, wrong, tested)
+                    return Cell("fail", str(wrong), case, wrong.given or case, grade, exemptions.reasons)
     return Cell("ok", left_out=exemptions.reasons)
 
 
-def verdict(subject: Subject, prop: Property, case: Any) -> str | None:
+def verdict(subject: Subject, prop: Property, case: Any) -> Violation | None:
     """What is wrong with a case, or None. A loss may raise anything, which is then what is wrong."""
     try:
-        prop.check(subject, case)
+        with given(case):
+            prop.check(subject, case)
     except Violation as violation:
-        return str(violation)
-    except Exception as error:
-        return f"it raises {type(error).__name__}: {error}"
+        return violation
     return None
+
+
+def _grade(
+    subject: Subject, prop: Property, case: Any, wrong: Violation, tested: Callable[[Mapping[str, Any]], bool]
+) -> str:
+    """What a failure means; one that the defaults do not share is one of an option."""
+    grade, usual = wrong.grade or prop.grade, subject.usual(case)
+    if grade != TRAINING or usual.options == case.options:
+        return grade
+    return TRAINING if tested(usual.facts) and verdict(subject, prop, usual) else OPTION
 
 
 class _Enough(BaseException):
@@ -137,12 +155,12 @@ class _Search:
 
     def __init__(self, subject: Subject, prop: Property, tested: Callable[[Mapping[str, Any]], bool]) -> None:
         self.subject, self.prop, self.tested = subject, prop, tested
-        self.failing: dict[str, tuple[Any, str]] = {}
+        self.failing: dict[str, tuple[Any, Violation]] = {}
         self.calls_left = SHRINKING
 
     def smallest(
         self, strategy: st.SearchStrategy[Any], examples: int, generator: random.Random
-    ) -> tuple[Any, str] | None:
+    ) -> tuple[Any, Violation] | None:
         """The case and what is wrong with it, or None."""
         limits = settings(
             max_examples=examples,
@@ -156,17 +174,25 @@ class _Search:
             find(strategy, self._fails, settings=limits, random=generator)
         return self._trimmed(*self._best()) if self.failing else None
 
-    def _best(self) -> tuple[Any, str]:
-        return self.failing[min(self.failing, key=lambda text: (text.count(","), len(text), text))]
+    def _best(self) -> tuple[Any, Violation]:
+        """The plainest of those that matter most."""
 
-    def _trimmed(self, case: Any, message: str) -> tuple[Any, str]:
+        def badness(text: str) -> tuple[int, int, int, str]:
+            return self._rank(self.failing[text][1]), text.count(","), len(text), text
+
+        return self.failing[min(self.failing, key=badness)]
+
+    def _rank(self, wrong: Violation) -> int:
+        return GRADES.index(wrong.grade or self.prop.grade)
+
+    def _trimmed(self, case: Any, message: Violation) -> tuple[Any, Violation]:
         """Rows and columns dropped one by one: Hypothesis has to change many choices at once for some of these."""
         calls = 0
         candidates = case.smaller()
         while calls < TRIMMING and (candidate := next(candidates, None)) is not None:
             calls += 1
             wrong = verdict(self.subject, self.prop, candidate) if self.tested(candidate.facts) else None
-            if wrong is not None:
+            if wrong is not None and self._rank(wrong) <= self._rank(message):
                 case, message, candidates = candidate, wrong, candidate.smaller()
         return case, message
 

@@ -22,6 +22,9 @@ MAX_ROWS, MAX_TOKENS = 8, 6
 NONE = (0.0,)
 WIDE = (0.0, 0.1, -0.1, 0.5, -0.5, 0.03, -0.03, 1.0, -1.0)
 EXTREME = (0.0, 50.0, -50.0, 0.5, -0.5)
+# Within the usual bounds, and around them up to beyond the dual clip and DCPO's.
+NEAR = (0.1, -0.1, 0.03, -0.03, 0.004, -0.004)
+FAR = (0.5, -0.5, 1.0, -1.0, 1.5, 0.25, -0.25, 2.5, -2.5, 0.1, -0.1)
 
 LOG_PROBS = (-1.0, -0.5, -2.0, -0.1, -3.0, -0.7, -5.0, -0.02)
 _ADVANTAGES = (1.0, -1.0, 0.5, -2.0, 2.0, -0.5, 1.5, 0.0)
@@ -41,11 +44,13 @@ class Recipe:
     Attributes:
         drifts: values of log_prob - old_log_prob.
         weighted: whether calls may carry `rollout_is_weights`.
+        uniform: the tokens of a row are alike, but for their segments and groups.
         choices: name -> values that a case picks one of, the plainest first; `{}` where there is nothing to pick.
     """
 
     drifts: tuple[float, ...] = WIDE
     weighted: bool = True
+    uniform: bool = False
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
@@ -120,12 +125,14 @@ def cases(draw: st.DrawFn, recipe: Recipe, variant: Mapping[str, Any], mode: str
     bits = draw(st.integers(0, 7))
     level = chosen.get("advantages", "token" if bits & 1 else "row")
     width = draw(_widths)
-    batch = decode(draw(_rows), width, recipe.drifts, level == "row")
+    batch = decode(draw(_rows), width, recipe.drifts, level == "row", recipe.uniform)
     left_out = () if bits & 2 and recipe.weighted else (WEIGHTS,)
     return Case(variant, mode, chosen, batch.without(*left_out, *(optional if bits & 4 else ())))
 
 
-def decode(rows: list[bytes], width: int, drifts: tuple[float, ...], row_advantages: bool) -> Batch:
+def decode(
+    rows: list[bytes], width: int, drifts: tuple[float, ...], row_advantages: bool, uniform: bool = False
+) -> Batch:
     """The batch that some bytes stand for.
 
     Args:
@@ -133,13 +140,17 @@ def decode(rows: list[bytes], width: int, drifts: tuple[float, ...], row_advanta
         width: T.
         drifts: values of log_prob - old_log_prob.
         row_advantages: one advantage a row, that of its first token, as outcome rewards give.
+        uniform: so with everything but masks, segments and groups.
     """
     made = [_row(data, number, width, drifts, row_advantages) for number, data in enumerate(rows)]
     if not any(any(row[MASK]) for row in made):
         # A mini-batch without tokens is the business of one property, which masks what it needs. The first two bytes
         # are the row's kind and its first token's mask.
         made[0] = _row(bytes(2) + rows[0][2:], 0, width, drifts, row_advantages)
-    return Batch({name: torch.tensor([row[name] for row in made]) for name in made[0]})
+    batch = Batch({name: torch.tensor([row[name] for row in made]) for name in made[0]})
+    return (
+        batch.map(lambda _, x: x[:, :1].expand(x.shape).clone() if x.is_floating_point() else x) if uniform else batch
+    )
 
 
 def plain_batch() -> Batch:

@@ -27,6 +27,7 @@ class Request:
         properties: columns; all of them if empty.
         imports: modules or .py files that register methods.
         output: `table`, `json` or `markdown`.
+        clip: clip form of the named losses.
         seed, examples: of the battery.
         folder: where failing cases are written.
     """
@@ -36,6 +37,7 @@ class Request:
     properties: Sequence[str] = ()
     imports: Sequence[str] = ()
     output: str = "table"
+    clip: str = ""
     seed: int = 0
     examples: int = EXAMPLES
     folder: Path = field(default=Path("outputs/conformance"))
@@ -53,6 +55,11 @@ def run(request: Request, console: Console) -> int:
     Raises:
         ValueError: a name, a property or a kind that does not exist.
     """
+    with registry.imported(request.imports):
+        return _run(request, console)
+
+
+def _run(request: Request, console: Console) -> int:
     kinds = _check(request)
     tables = {}
     # The tensors are tiny: threads would cost more than they give.
@@ -65,13 +72,13 @@ def run(request: Request, console: Console) -> int:
                 for key, prop in registry.KINDS[kind].columns.items()
                 if not request.properties or key in request.properties
             }
-            found = registry.subjects(kind, request.names)
+            found = registry.subjects(kind, request.names, request.clip)
             if columns and found:
                 tables[kind] = _examine(console, found, columns, request)
     finally:
         torch.set_num_threads(threads)
     paths = {
-        (kind, row.subject.name, key): save(row, key, request.folder, request.imports)
+        (kind, row.subject.name, key): save(row, key, request.folder, request.imports, request.clip)
         for kind, rows in tables.items()
         for row in rows
         for key in row.failures
@@ -89,7 +96,8 @@ def _check(request: Request) -> tuple[str, ...]:
     if request.kind not in CHOICES:
         raise ValueError(f"--kind {request.kind} is not one of {', '.join(CHOICES)}")
     kinds = CHOICES[request.kind]
-    registry.import_modules(request.imports)
+    if request.clip and not request.names:
+        raise ValueError("--clip is for the losses that you name; name them")
     registry.check_names(request.names, kinds)
     registry.check_properties(request.properties, kinds)
     return kinds
@@ -126,19 +134,25 @@ def run_again(path: Path, request: Request, console: Console) -> int:
     """
     saved = load(path)
     _check_same(saved, request, path)
-    registry.import_modules(dict.fromkeys([*saved.imports, *request.imports]))
-    message = replay(saved)
+    with registry.imported(dict.fromkeys([*saved.imports, *request.imports])):
+        return _replayed(saved, request, console)
+
+
+def _replayed(saved: Saved, request: Request, console: Console) -> int:
+    wrong = replay(saved)
     subject = registry.KINDS[saved.kind].subject(saved.name, registry.registered(saved.kind)[saved.name])
     if request.output == "json":
         result = {"name": saved.name, "kind": saved.kind, "property": saved.key}
-        print(json.dumps({**result, "status": "ok" if message is None else "fail", "message": message}))
-        return int(message is not None)
-    console.print(f"{saved.name}, {saved.key}: {'ok' if message is None else 'FAIL'}", style="bold", highlight=False)
-    for line in [message or "The case does not fail any more.", *saved.case.lines(subject.reads)]:
+        message = None if wrong is None else str(wrong)
+        print(json.dumps({**result, "status": "ok" if wrong is None else "fail", "message": message}))
+        return int(wrong is not None)
+    console.print(f"{saved.name}, {saved.key}: {'ok' if wrong is None else 'FAIL'}", style="bold", highlight=False)
+    shown = saved.case if wrong is None else wrong.given
+    for line in [str(wrong or "The case does not fail any more."), *shown.lines(subject.reads)]:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     statement = registry.KINDS[saved.kind].columns[saved.key].statement
     console.print(f"  property: {statement}", markup=False, highlight=False, soft_wrap=True)
-    return int(message is not None)
+    return int(wrong is not None)
 
 
 def _check_same(saved: Saved, request: Request, path: Path) -> None:

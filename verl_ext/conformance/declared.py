@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from verl_ext.conformance import clip_forms
+from verl_ext.conformance.clip_forms import Form
+
 
 @dataclass(frozen=True)
 class Declaration:
@@ -22,6 +25,8 @@ class Declaration:
         exempt: property, or `property[option=value|value,option=value]` for the cases with these choices only, or
             `property:part` -> the reason; `*` stands for every property. Shown with every table.
         skip: why the method cannot be tested at all; empty if it can.
+        clip: what the loss does off-policy, for `off_policy` and `clipping`: a name in `clip_forms.FORMS`, or a
+            function as described there; the two do not apply if None.
     """
 
     policy_loss: Callable[[Mapping[str, Any]], Any] | None = None
@@ -29,6 +34,7 @@ class Declaration:
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     exempt: Mapping[str, str] = field(default_factory=dict)
     skip: str = ""
+    clip: str | Form | None = None
 
 
 def declare(kind: str, name: str, **what: Any) -> None:
@@ -53,9 +59,9 @@ def declaration_of(kind: str, name: str) -> Declaration:
 
 
 def _declared_by_kind(kind: str) -> dict[str, Declaration]:
-    if kind not in _DECLARED:
-        raise ValueError(f"kind={kind!r} is not one of {', '.join(_DECLARED)}")
-    return _DECLARED[kind]
+    if kind not in TABLES:
+        raise ValueError(f"kind={kind!r} is not one of {', '.join(TABLES)}")
+    return TABLES[kind]
 
 
 def _bypass_mode(options: Mapping[str, Any]) -> Any:
@@ -67,21 +73,34 @@ def _bypass_mode(options: Mapping[str, Any]) -> Any:
 
 _ONE_A_ROW = "written for one advantage a row, as outcome rewards give; the code says so"
 
+_NO_BOUND = "its equation has no bound"
+
 _LOSSES = {
+    "vanilla": Declaration(clip="dual_ppo"),
+    "gspo": Declaration(clip="ppo"),
+    "cispo": Declaration(clip="cispo"),
+    "gpg": Declaration(clip="log_prob", exempt={"clipping": _NO_BOUND}),
+    "dppo_tv": Declaration(clip=clip_forms.dppo_tv),
+    "dppo_kl": Declaration(clip=clip_forms.dppo_kl),
     "clip_cov": Declaration(
         exempt={"on_policy": "its equation drops the gradient of tokens with a great covariance, on-policy too"}
     ),
     "sapo": Declaration(
-        exempt={"on_policy:value": "the gate of its equation is 2/tau at a ratio of 1; its gradient is tested"}
+        exempt={
+            "on_policy:value": "the gate of its equation is 2/tau at a ratio of 1; its gradient is tested",
+            "clipping": _NO_BOUND,
+        },
+        clip=clip_forms.sapo,
     ),
     "geo_mean": Declaration(
         exempt={
             "on_policy[advantages=token]": _ONE_A_ROW,
             "sign[advantages=token]": _ONE_A_ROW,
-        }
+        },
+        clip="gmpo",
     ),
     # Without dro_beta the loss refuses to run, and verl has no default for it.
-    "dro": Declaration(options={"dro_beta": (0.1,)}),
+    "dro": Declaration(options={"dro_beta": (0.1,)}, exempt={"clipping": _NO_BOUND}, clip=clip_forms.dro),
     "bypass_mode": Declaration(
         policy_loss=_bypass_mode,
         options={"loss_type": ("ppo_clip", "reinforce"), "rollout_is": ("sequence", "token", None)},
@@ -102,7 +121,18 @@ _ESTIMATORS = {
     ),
 }
 
-_DECLARED: dict[str, dict[str, Declaration]] = {"loss": _LOSSES, "estimator": _ESTIMATORS}
+TABLES: dict[str, dict[str, Declaration]] = {"loss": _LOSSES, "estimator": _ESTIMATORS}
+
+# The clip forms of our losses.
+CLIP_FORMS: dict[str, str | Form] = {
+    "espo": clip_forms.espo,
+    "sspo": clip_forms.sspo,
+    "tepo": clip_forms.tepo,
+    "steer": clip_forms.steer,
+    "dcpo": clip_forms.dcpo,
+    "high_entropy": clip_forms.high_entropy,
+    "grpo_s": "ppo",
+}
 
 # Values to try of our methods' hyper-parameters that are no closed list of names; those are tried without being here.
 EXTRA_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {

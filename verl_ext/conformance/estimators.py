@@ -114,6 +114,10 @@ class Estimator:
         """Cases of a recipe with the stratum's options."""
         return estimator_cases(recipe, stratum.variant)
 
+    def usual(self, case: EstimatorCase) -> EstimatorCase:
+        """The case with every option at its default."""
+        return replace(case, variant={})
+
     def _config(self, options: Mapping[str, Any]) -> Any:
         from omegaconf import OmegaConf
 

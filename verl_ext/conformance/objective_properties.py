@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,18 @@ from torch import Tensor
 from verl_ext.conformance.batch_properties import LOSS_PROPERTIES
 from verl_ext.conformance.batches import WEIGHTS, Batch, in_words
 from verl_ext.conformance.cases import NONE, Case, Recipe
-from verl_ext.conformance.properties import Result, close, expect, same, same_gradient, same_value, terms
+from verl_ext.conformance.properties import (
+    OPTION,
+    STYLE,
+    Result,
+    close,
+    expect,
+    given,
+    same,
+    same_gradient,
+    same_value,
+    terms,
+)
 from verl_ext.conformance.subjects import MODES, Loss, Refused
 
 LEVELS = ("row", "token")
@@ -25,7 +37,7 @@ def on_policy(loss: Loss, case: Case) -> None:
     """
     result = loss.run(case)
     advantages = case.batch["advantages"] * case.batch.mask
-    by_mode = {mode: _token_weights(mode, case.batch) for mode in (case.mode, *MODES)}
+    by_mode = {mode: token_weights(mode, case.batch) for mode in (case.mode, *MODES)}
     gradients = {mode: -advantages * weights for mode, weights in by_mode.items()}
     fitting = [mode for mode, wanted in gradients.items() if close(result.gradient, wanted, wanted.abs().max())]
     if not fitting:
@@ -43,7 +55,7 @@ def on_policy(loss: Loss, case: Case) -> None:
     )
 
 
-def _token_weights(mode: str, batch: Batch) -> Tensor:
+def token_weights(mode: str, batch: Batch) -> Tensor:
     """What verl's `agg_loss` multiplies each token's loss with, [B, T] or a number, on one rank."""
     info = batch.normalisers()
     rows, tokens = max(info["global_batch_size"], 1), max(info["batch_num_tokens"], 1)
@@ -73,7 +85,7 @@ def sign(loss: Loss, case: Case) -> None:
         expect(bool(size > 0), f"on-policy: no token has a gradient, with advantages {in_words(advantages * mask)}")
 
 
-@LOSS_PROPERTIES.column("con- stants", Recipe(), 0.5)
+@LOSS_PROPERTIES.column("con- stants", Recipe(), 0.5, STYLE)
 def constants(loss: Loss, case: Case) -> None:
     """No gradient flows into advantages, old log-probs, entropies, or any other tensor than log_prob."""
     names = [name for name in case.batch.floats if name != "log_prob"]
@@ -82,18 +94,18 @@ def constants(loss: Loss, case: Case) -> None:
     expect(not reached, f"gradient flows into {' and '.join(reached)}")
 
 
-@LOSS_PROPERTIES.column("rollout weights", Recipe(weighted=False))
+@LOSS_PROPERTIES.column("rollout weights", Recipe(weighted=False), grade=OPTION)
 def rollout_weights(loss: Loss, case: Case) -> None:
     """`rollout_is_weights` of ones change nothing, and of twos double the value and the gradient."""
     plain = loss.run(case)
     for weight in (1.0, 2.0):
         weights = {WEIGHTS: torch.full_like(case.batch["log_prob"], weight)}
-        weighted = loss.run(case, case.batch.replace(**weights))
-        where = f"rollout_is_weights of {weight:g}"
-        same(where, weighted, plain, weight)
+        carrying = replace(case, batch=case.batch.replace(**weights))
+        with given(carrying, OPTION):
+            same(f"rollout_is_weights of {weight:g}", loss.run(carrying), plain, weight)
 
 
-@LOSS_PROPERTIES.column("aggre- gation", Recipe(weighted=False), 0.6)
+@LOSS_PROPERTIES.column("aggre- gation", Recipe(weighted=False), 0.6, OPTION)
 def aggregation(loss: Loss, case: Case) -> None:
     """Each of verl's five `loss_agg_mode` is refused by a ValueError that names it, or honoured. Honoured: the value
     and the gradient scale with 1/`batch_num_tokens`, 1/`global_batch_size`, 1/`loss_scale_factor` and `dp_size` as in
@@ -108,11 +120,13 @@ def aggregation(loss: Loss, case: Case) -> None:
     for mode, result in honoured.items():
         for name, value in base.items():
             factor = 2.0 if name == "dp_size" else 0.5 if name in _READS[mode] else 1.0
-            scaled = loss.run(case, mode=mode, normalisers={**base, name: 2 * value})
-            where = f"loss_agg_mode={mode}, {name} doubled"
-            same(where, scaled, result, factor)
+            doubled = {**base, name: 2 * value}
+            with given(replace(case, mode=mode, chosen=doubled), OPTION):
+                scaled = loss.run(case, mode=mode, normalisers=doubled)
+                same(f"loss_agg_mode={mode}, {name} doubled", scaled, result, factor)
     for (one, result), (other, reference) in itertools.combinations(honoured.items(), 2):
-        _same_objective(case.batch, base, one, result, other, reference)
+        with given(replace(case, mode=one, chosen=base), OPTION):
+            _same_objective(case.batch, base, one, result, other, reference)
 
 
 _READS = {
@@ -126,10 +140,11 @@ _READS = {
 
 def _run_mode(loss: Loss, case: Case, mode: str, normalisers: dict[str, int]) -> Result | None:
     """None where the loss refuses the mode."""
-    try:
-        return loss.run(case, mode=mode, normalisers=normalisers)
-    except Refused:
-        return None
+    with given(replace(case, mode=mode, chosen=normalisers), OPTION):
+        try:
+            return loss.run(case, mode=mode, normalisers=normalisers)
+        except Refused:
+            return None
 
 
 def _same_objective(

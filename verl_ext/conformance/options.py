@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from verl_ext.conformance.declared import EXTRA_VALUES, Declaration
+from verl_ext.conformance.declared import CLIP_FORMS, EXTRA_VALUES, Declaration
 
 MAX_VARIANTS, MAX_COMBINATIONS = 4096, 12
 
@@ -70,6 +70,7 @@ def declaration_of_ours(method: Any) -> Declaration:
         policy_loss=lambda options: cls(**options),
         options={name: values for name, values in options.items() if len(values) > 1},
         exempt=getattr(method, "exempt", {}),
+        clip=CLIP_FORMS.get(method.name),
     )
 
 

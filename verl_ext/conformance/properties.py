@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,12 @@ import torch
 from torch import Tensor
 
 from verl_ext.conformance.batches import in_words
+
+# What a failure means, the worst first.
+TRAINING = "breaks training"  # a usual run learns something else, or ends
+OPTION = "wrong under an option"  # so does a run with another aggregation, hyper-parameter, precision or correction
+STYLE = "style"  # what verl hands over is handled; it costs time, or breaks with inputs that verl does not make
+GRADES = (TRAINING, OPTION, STYLE)
 
 # float32 sums of a few dozen terms of size 1, taken in another order, differ by less.
 RELATIVE, ABSOLUTE = 1e-4, 2e-5
@@ -39,7 +46,31 @@ class Result:
 
 
 class Violation(Exception):
-    """A case in which a property does not hold; the message says what was seen and what had to be seen."""
+    """A case in which a property does not hold; the message says what was seen and what had to be seen.
+
+    Attributes:
+        given: the case as the method got it, where the property had changed it.
+        grade: one of `GRADES`; empty: that of the property.
+    """
+
+    def __init__(self, message: str, given: Any = None, grade: str = "") -> None:
+        super().__init__(message)
+        self.given, self.grade = given, grade
+
+
+@contextmanager
+def given(case: Any, grade: str = "") -> Iterator[None]:
+    """A violation or exception within is shown with this case, in place of the one that was drawn.
+
+    An exception ends a run, so that its grade is that of `TRAINING` if no other is given.
+    """
+    try:
+        yield
+    except Violation as violation:
+        violation.given, violation.grade = violation.given or case, violation.grade or grade
+        raise
+    except Exception as error:
+        raise Violation(f"it raises {type(error).__name__}: {error}", case, grade or TRAINING) from error
 
 
 @dataclass(frozen=True)
@@ -52,6 +83,7 @@ class Property:
         check: `(subject, case)`, raises `Violation`; its docstring is the exact statement.
         recipe: which cases are drawn.
         share: part of the usual number of examples.
+        grade: what a failure means, one of `GRADES`.
     """
 
     key: str
@@ -59,6 +91,7 @@ class Property:
     check: Callable[[Any, Any], None] = field(repr=False)
     recipe: Any = field(repr=False)
     share: float = 1.0
+    grade: str = TRAINING
 
     @property
     def statement(self) -> str:
@@ -69,20 +102,20 @@ class Property:
 class Table(dict[str, Property]):
     """Properties by key, in the order of the columns; `@table.column(...)` adds one."""
 
-    def column(self, heading: str, recipe: Any, share: float = 1.0) -> Callable[[Any], Any]:
+    def column(self, heading: str, recipe: Any, share: float = 1.0, grade: str = TRAINING) -> Callable[[Any], Any]:
         """Make a function of (subject, case) the property of its own name."""
 
         def add(check: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-            self[check.__name__] = Property(check.__name__, heading, check, recipe, share)
+            self[check.__name__] = Property(check.__name__, heading, check, recipe, share, grade)
             return check
 
         return add
 
 
-def expect(condition: bool, message: str) -> None:
+def expect(condition: bool, message: str, grade: str = "") -> None:
     """Raise `Violation` unless the condition holds."""
     if not condition:
-        raise Violation(message)
+        raise Violation(message, grade=grade)
 
 
 def close(got: Tensor, wanted: Tensor, scale: float | Tensor) -> bool:

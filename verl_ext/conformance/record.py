@@ -13,7 +13,8 @@ from typing import Any
 from verl_ext.conformance.battery import Cell, Row, verdict
 from verl_ext.conformance.cases import Case
 from verl_ext.conformance.estimators import EstimatorCase
-from verl_ext.conformance.registry import KINDS, registered
+from verl_ext.conformance.properties import Violation
+from verl_ext.conformance.registry import KINDS, registered, subjects
 from verl_ext.conformance.subjects import untouched_generators
 
 FORMAT = 1
@@ -27,11 +28,12 @@ class Saved:
     name: str
     key: str
     imports: tuple[str, ...]
+    clip: str
     message: str
     case: Case
 
 
-def save(row: Row, key: str, folder: Path, imports: Sequence[str]) -> Path:
+def save(row: Row, key: str, folder: Path, imports: Sequence[str], clip: str = "") -> Path:
     """Write a failing case; returns the file."""
     cell = row.cells[key]
     content = {
@@ -40,6 +42,7 @@ def save(row: Row, key: str, folder: Path, imports: Sequence[str]) -> Path:
         "name": row.subject.name,
         "property": key,
         "import": list(imports),
+        "clip": clip,
         "message": cell.message,
         "case": cell.case.to_json(),
     }
@@ -59,13 +62,14 @@ def load(path: Path) -> Saved:
         content = json.loads(path.read_text())
         wanted = {"loss": Case, "estimator": EstimatorCase}[content["kind"]]
         case = wanted.from_json(content["case"])
-        names = (content["kind"], content["name"], content["property"], tuple(content["import"]), content["message"])
+        names = (content["kind"], content["name"], content["property"], tuple(content["import"]))
+        clip, message = content.get("clip", ""), content["message"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a case that `verl-ext conformance` has written: {error!r}") from error
-    return Saved(*names, case)
+    return Saved(*names, clip, message, case)
 
 
-def replay(saved: Saved) -> str | None:
+def replay(saved: Saved) -> Violation | None:
     """What is wrong with a saved case today, or None.
 
     Raises:
@@ -77,7 +81,7 @@ def replay(saved: Saved) -> str | None:
     prop = KINDS[saved.kind].columns.get(saved.key)
     if prop is None:
         raise ValueError(f"no property '{saved.key}'; there are {', '.join(KINDS[saved.kind].columns)}")
-    subject = KINDS[saved.kind].subject(saved.name, found[saved.name])
+    (subject,) = subjects(saved.kind, [saved.name], saved.clip)
     if subject.skip:
         raise ValueError(f"'{saved.name}' cannot be tested: {subject.skip}")
     with untouched_generators():
@@ -126,7 +130,9 @@ def _row(row: Row, paths: Mapping[tuple[str, str, str], Path]) -> dict[str, Any]
 def _cell(cell: Cell, path: Path | None, row: Row, key: str) -> dict[str, Any]:
     data: dict[str, Any] = {"status": cell.status, "left_out": dict(cell.left_out)}
     if cell.status == "fail":
-        data |= {"message": cell.message, "case": cell.case.to_json()}
+        data |= {"grade": cell.grade, "message": cell.message, "case": cell.case.to_json()}
+        if cell.given is not cell.case:
+            data |= {"given": cell.given.to_json()}
         if path is not None:
             data |= {"file": str(path), "replay": command(row, key, path)}
     return data

@@ -6,12 +6,13 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_ext.conformance import number_properties, objective_properties  # noqa: F401 - they fill the table
+from verl_ext.conformance import clipping_properties, declared, number_properties  # noqa: F401 - they fill the table
 from verl_ext.conformance.batch_properties import LOSS_PROPERTIES
 from verl_ext.conformance.estimator_properties import ESTIMATOR_PROPERTIES
 from verl_ext.conformance.estimators import Estimator
@@ -39,6 +40,8 @@ _ORDER = (
     "extreme_values",
     "on_policy",
     "sign",
+    "off_policy",
+    "clipping",
     "constants",
     "low_precision",
     "determinism",
@@ -55,7 +58,7 @@ KINDS = {
 }
 
 
-def registered(kind: str) -> Mapping[str, Any]:
+def registered(kind: str) -> MutableMapping[str, Any]:
     """verl's registry of a kind, with verl_ext's methods in it."""
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
@@ -65,10 +68,15 @@ def registered(kind: str) -> Mapping[str, Any]:
     return POLICY_LOSS_REGISTRY if kind == "loss" else ADV_ESTIMATOR_REGISTRY
 
 
-def subjects(kind: str, names: Iterable[str] = ()) -> list[Any]:
-    """The methods of a kind, ours first; those of these names if any are given."""
+def subjects(kind: str, names: Iterable[str] = (), clip: str = "") -> list[Any]:
+    """The methods of a kind, ours first; those of these names if any are given.
+
+    Raises:
+        ValueError: `clip`, the clip form of losses that declare none, is no form, or one of them declares its own.
+    """
     wanted, found = set(names), registered(kind)
-    made = [KINDS[kind].subject(name, found[name]) for name in list(found) if not wanted or name in wanted]
+    more = {"clip": clip} if clip and kind == "loss" else {}
+    made = [KINDS[kind].subject(name, found[name], **more) for name in list(found) if not wanted or name in wanted]
     return sorted(made, key=lambda subject: subject.origin != "verl_ext")
 
 
@@ -93,19 +101,44 @@ def check_properties(keys: Iterable[str], kinds: Iterable[str]) -> None:
         raise ValueError(f"no property {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
 
 
-def import_modules(names: Iterable[str]) -> None:
+@contextmanager
+def imported(names: Iterable[str]) -> Iterator[None]:
     """Import modules that register methods: dotted names, looked up from the working directory too, or .py files.
+
+    Afterwards the search path, verl's registries, the declarations and the modules of the working directory are as
+    they were before.
 
     Raises:
         ValueError: a file is not there, or another module of its name is loaded.
     """
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    for name in names:
-        if name.endswith(".py"):
-            _import_file(Path(name).resolve())
-        else:
-            importlib.import_module(name)
+    tables = [registered(kind) for kind in KINDS]
+    folder, path, loaded = Path.cwd(), list(sys.path), set(sys.modules)
+    with _restored(*tables, *declared.TABLES.values()):
+        try:
+            sys.path.insert(0, str(folder))
+            for name in names:
+                if name.endswith(".py"):
+                    _import_file(Path(name).resolve())
+                else:
+                    importlib.import_module(name)
+            yield
+        finally:
+            sys.path[:] = path
+            for name in sys.modules.keys() - loaded:
+                if folder in Path(getattr(sys.modules[name], "__file__", None) or "/").parents:
+                    del sys.modules[name]
+
+
+@contextmanager
+def _restored(*tables: MutableMapping[str, Any]) -> Iterator[None]:
+    """What the tables hold afterwards is what they held before."""
+    before = [dict(table) for table in tables]
+    try:
+        yield
+    finally:
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
 
 
 def _import_file(path: Path) -> None:

@@ -11,11 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from verl_ext.conformance.battery import Cell, Row
+from verl_ext.conformance.properties import GRADES, OPTION, STYLE, TRAINING
 from verl_ext.conformance.record import command
 from verl_ext.conformance.registry import KINDS
 
-WORDS = {"ok": "ok", "fail": "FAIL", "n/a": "n/a"}
-STYLES = {"ok": "green", "fail": "bold red", "n/a": "dim"}
+# The word of a cell, by its grade if it fails and by its status otherwise, and how it is shown.
+WORDS = {"ok": "ok", "n/a": "n/a", TRAINING: "FAIL", OPTION: "option", STYLE: "style"}
+STYLES = {"ok": "green", "n/a": "dim", TRAINING: "bold red", OPTION: "yellow", STYLE: "cyan"}
+
+MEANINGS = {
+    TRAINING: "breaks training: a usual run learns something else, or ends",
+    OPTION: "wrong under an option: another aggregation, hyper-parameter, precision or correction",
+    STYLE: "style: costs time, or breaks with inputs that verl does not make",
+}
 
 Paths = Mapping[tuple[str, str, str], Path]
 
@@ -27,6 +35,10 @@ def print_report(console: Console, tables: Mapping[str, Sequence[Row]], keys: Se
         console.print(KINDS[kind].title, style="bold underline")
         for block in _blocks(console, kind, rows, columns):
             console.print(_table(kind, rows, block))
+        grades = {cell.grade for row in rows for cell in row.failures.values()}
+        for grade in GRADES:
+            if grade in grades:
+                console.print(f"  {WORDS[grade]}: {MEANINGS[grade]}", style=STYLES[grade], highlight=False)
         _print_failures(console, rows, paths)
         notes = list(exceptions(rows))
         if notes:
@@ -64,14 +76,17 @@ def _table(kind: str, rows: Sequence[Row], columns: Sequence[str]) -> Table:
             origin = row.subject.origin
             table.add_row(Text(origin, style="bold"))
         cells = [row.cells.get(key) for key in columns]
-        texts = [Text(mark(cell), style=STYLES[cell.status]) if cell else Text("-", style="dim") for cell in cells]
+        texts = [
+            Text(mark(cell), style=STYLES[cell.grade or cell.status]) if cell else Text("-", style="dim")
+            for cell in cells
+        ]
         table.add_row(f"  {row.subject.name}", *texts)
     return table
 
 
 def mark(cell: Cell) -> str:
     """The text of a cell; a star where something was left out."""
-    return WORDS[cell.status] + "*" * (bool(cell.left_out) and cell.status != "n/a")
+    return WORDS[cell.grade or cell.status] + "*" * (bool(cell.left_out) and cell.status != "n/a")
 
 
 def _print_failures(console: Console, rows: Sequence[Row], paths: Paths) -> None:
@@ -79,9 +94,10 @@ def _print_failures(console: Console, rows: Sequence[Row], paths: Paths) -> None
         if row.subject.skip:
             console.print(f"{row.subject.name}: not tested, {row.subject.skip}", markup=False, highlight=False)
         for key, cell in row.failures.items():
-            console.print(f"\nFAIL {row.subject.name}, {key}", style="bold red", highlight=False)
+            head = f"\nFAIL {row.subject.name}, {key}: {cell.grade}"
+            console.print(head, style=STYLES[cell.grade], highlight=False)
             path = paths.get((row.subject.kind, row.subject.name, key))
-            lines = [cell.message, *(f"  {line}" for line in cell.case.lines(row.subject.reads))]
+            lines = [cell.message, *(f"  {line}" for line in cell.given.lines(row.subject.reads))]
             lines += [f"replay: {command(row, key, path)}"] if path else []
             for line in lines:
                 console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
@@ -123,6 +139,6 @@ def _markdown(kind: str, rows: Sequence[Row], keys: Sequence[str]) -> Iterator[s
         if row.failures:
             yield from ("", f"`{row.subject.name}` ({row.subject.origin}):", "")
         for key, cell in row.failures.items():
-            case = "; ".join(cell.case.lines(row.subject.reads))
-            yield f"- `{key}`: {cell.message.rstrip('.')}. Case: `{re.sub(' +', ' ', case)}`"
+            case = "; ".join(cell.given.lines(row.subject.reads))
+            yield f"- `{key}` ({cell.grade}): {cell.message.rstrip('.')}. Case: `{re.sub(' +', ' ', case)}`"
     yield ""

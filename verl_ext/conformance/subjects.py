@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,16 @@ from torch import Tensor
 
 from verl_ext.conformance.batches import ARGUMENTS, VOCAB, WEIGHTS, Batch
 from verl_ext.conformance.cases import Case, Recipe, cases, plain_batch
+from verl_ext.conformance.clip_forms import form_of
 from verl_ext.conformance.declared import declaration_of
 from verl_ext.conformance.options import Variant, chosen_variants, declaration_of_ours, variants
 from verl_ext.conformance.properties import Result
 from verl_ext.context import TokenContext, token_context
 
 MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
+# Bounds that differ, or a loss could take one for the other.
+ACTOR = {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28}
+NO_FORM = "no clip form is declared"
 
 
 class Refused(Exception):
@@ -54,18 +58,21 @@ class Loss:
         variants: hyper-parameters to try, `{}` (the defaults) first.
         defaults: the default of each option.
         reads: the tensors that it is given, for people.
+        form: the clip form, None if none is declared.
     """
 
     kind = "loss"
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+    def __init__(self, name: str, function: Callable[..., Any], clip: str = "") -> None:
         from verl_ext.plugin import POLICY_LOSSES
 
         self.name, self.function = name, function
         self.ours = POLICY_LOSSES.get(name)
         self.origin = origin_of(function) if self.ours is None else "verl_ext"
         self.declared = declaration_of("loss", name) if self.ours is None else declaration_of_ours(self.ours)
-        self.exempt = self.declared.exempt
+        self.form = form_of(self._clip(clip))
+        undeclared = {} if self.form else {"off_policy": NO_FORM, "clipping": NO_FORM}
+        self.exempt = {**undeclared, **self.declared.exempt}
         self.reads = (*ARGUMENTS, WEIGHTS, *(self.ours.reads if self.ours else ()))
         self.defaults = {name: values[0] for name, values in self.declared.options.items()}
         self.variants = variants(self.declared.options, self._policy_loss)
@@ -143,9 +150,22 @@ class Loss:
                 ppo_micro_batch_size_per_gpu=1,
                 loss_agg_mode=mode,
                 policy_loss=self._policy_loss(variant),
-                **self.declared.actor,
+                **{**ACTOR, **self.declared.actor},
             )
         return self._configs[key]
+
+    def declared_objective(self, case: Case, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What the clip form says of a batch: the objective of each token, its gradient, and whether it is clipped."""
+        if self.form is None:
+            raise ValueError(NO_FORM)
+        batch = batch.replace(log_prob=batch["log_prob"].detach().requires_grad_())
+        objective, beyond = self.form(batch, self.config(case.variant, case.mode), self._hyper(case.variant))
+        (gradient,) = torch.autograd.grad(objective.sum(), batch["log_prob"])
+        return objective.detach(), gradient, beyond
+
+    def usual(self, case: Case) -> Case:
+        """The case with every option at its default, under the first aggregation that the loss accepts."""
+        return replace(case, variant={}, mode=self.modes({})[0])
 
     def modes(self, variant: Variant) -> tuple[str, ...]:
         """Aggregations that the loss runs with; all of them if it runs with none, so that its error shows."""
@@ -172,6 +192,18 @@ class Loss:
             return ()
         needed = self.ours.needs(**self.ours.resolve(self._policy_loss(variant)))
         return tuple(name for name in self.ours.reads if name not in needed)
+
+    def _clip(self, asked: str) -> Any:
+        own = self.declared.clip
+        if asked and own is not None and own != asked:
+            raise ValueError(f"'{self.name}' declares its own clip form; leave --clip out, or name other losses")
+        return asked or own
+
+    def _hyper(self, variant: Variant) -> Mapping[str, Any]:
+        """Every hyper-parameter of ours, the tried options of others."""
+        if self.ours is None:
+            return {**self.defaults, **variant}
+        return self.ours.resolve(self._policy_loss(variant))
 
     def _policy_loss(self, variant: Variant) -> Any:
         from verl.workers.config import PolicyLossConfig
