@@ -106,19 +106,20 @@ def command_line(options: Options, assets: Assets, steps: int, place: Path) -> l
     """The trainer's command: verl's own entry point and nothing else."""
     from verl_ext.demo.command import overrides
 
-    arguments = overrides(assets, options.algo, steps, options.seed, options.control, str(place))
-    return [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, *options.overrides]
+    arguments = overrides(assets, options.algo, steps, options.seed, options.control, str(place), options.overrides)
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *arguments]
 
 
 def _train_and_report(options: Options, assets: Assets, assets_seconds: float, out: Path, console: Console) -> int:
     from verl_ext.demo import next_steps
-    from verl_ext.demo.command import CHECKPOINTS, STEPS
+    from verl_ext.demo.command import CHECKPOINTS, OWN_ALPHA, STEPS, has_own_alpha
     from verl_ext.demo.report import Run, write
 
     log = next_log(out)
     place = out / f"attempt-{number_of(log)}"  # what an earlier run saved must not be taken up or overwritten
     command = command_line(options, assets, options.steps or STEPS, place)
-    console.print(f"{options.algo} on {options.model}; full log: {log}", soft_wrap=True)
+    own = f", alpha {OWN_ALPHA} (the demo's own)" if has_own_alpha(options.algo, options.overrides) else ""
+    console.print(f"{options.algo} on {options.model}{own}; full log: {log}", soft_wrap=True)
     state = RunState(log, metrics_of(log), options.steps or STEPS, time.monotonic())
     status = train(command, state, console)
     seconds = time.monotonic() - state.started
