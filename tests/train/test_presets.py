@@ -97,7 +97,7 @@ def test_a_file_of_a_project_that_says_otherwise(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs" / "project").mkdir(parents=True)
     file = tmp_path / "configs" / "project" / "mine.yaml"
-    file.write_text(f"# @package _global_\nalgorithm: {{adv_estimator: grpo}}\ntrainer: {{experiment_name: mine}}\n")
+    file.write_text("# @package _global_\nalgorithm: {adv_estimator: grpo}\ntrainer: {experiment_name: mine}\n")
     project = ["hydra.searchpath=[configs]", "+project=mine"]
     assert broken(*project, "algo=grpo") == []
     assert broken(*project, "algo=gtpo") == [ESTIMATOR]
