@@ -135,6 +135,7 @@ ONE_FAULT = {
         ("grpo", "megatron", {f"{ACTOR}.strategy": "fsdp2"}),
         ["strategy=fsdp2", "model_engine=megatron; add model_engine=dp"],
     ),
+    "a clip width": (("tepo", "fsdp", {f"{ACTOR}.clip_ratio_low": -0.2}), [f"{ACTOR}.clip_ratio_low=-0.2 must be"]),
     "a hyper-parameter": (("espo", "fsdp", {f"{LOSS}.alpha": -1}), ["alpha=-1"]),
     "no value": (("grpo", "fsdp", {f"{ROLLOUT}.name": "???"}), ["rollout.name has no value; choose a backend"]),
     "an interpolation": (("grpo", "fsdp", {"data.seed": "${data.nothing}"}), ["data.nothing"]),
