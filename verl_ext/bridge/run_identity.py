@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from verl_ext import run_name
@@ -79,14 +79,10 @@ def optimizer(optim: Any) -> Part:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes a run."""
-    found = {}
-    for key, distribution in (("verl", "verl"), ("vllm", "vllm"), ("verl_ext", "verl-ext")):
-        try:
-            found[key] = version(distribution)
-        except PackageNotFoundError:
-            found[key] = "absent"  # another rollout engine
-    return found
+    """Of what computes a run, by distribution: vLLM's build for the CPU is one of its own."""
+    from verl_ext.evaluation.request import engine_versions
+
+    return {"verl": version("verl"), "verl-ext": version("verl-ext"), **engine_versions()}
 
 
 def _scalars(node: Any) -> dict[str, Any]:
