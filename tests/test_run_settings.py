@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_ext import run_settings
+from verl_ext.bridge.search_path import config_dir
 from verl_ext.hyper import Checked, hyper, number
 
 
@@ -88,3 +90,27 @@ def test_every_section_that_exists_can_be_imported_and_names_its_node(monkeypatc
     monkeypatch.undo()
     for name in run_settings.SECTIONS:
         assert run_settings.section_class(name).where == f"verl_ext.{name}"
+
+
+# --- which runs are ours
+
+
+FILES = [file for group in ("algo", "backend") for file in sorted((config_dir() / group).iterdir())]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_each_of_our_algo_and_backend_groups_brings_the_node(file: Path) -> None:
+    assert file.suffix == ".yaml"
+    assert OmegaConf.load(file)["verl_ext"] == {}
+
+
+OURS = {"a loss": {"loss_mode": "espo"}, "an estimator": {"adv_estimator": "erpo"}, "a key": {"verl_ext": {}}}
+
+
+@pytest.mark.parametrize("chosen", [*OURS, "the node", "nothing"])
+def test_what_makes_a_run_ours(chosen: str) -> None:
+    given = {"loss_mode": "vanilla", "adv_estimator": "grpo", **OURS.get(chosen, {})}
+    loss = {"loss_mode": given.pop("loss_mode")}
+    run = {"algorithm": given, "actor_rollout_ref": {"actor": {"policy_loss": loss}}}
+    node = {"verl_ext": {}} if chosen == "the node" else {}
+    assert run_settings.ours(OmegaConf.create({**run, **node})) is (chosen != "nothing")

@@ -39,7 +39,7 @@ PRESETS = sorted(file.stem for file in (Path(__file__).resolve().parents[2] / "c
 
 # Presets that are named otherwise than the loss they choose.
 VANILLA = ("clip_higher", "dr_grpo", "max_entropy", "min_entropy")
-CHOSEN = {"lpo": "sspo", "espo_loss": "espo", **dict.fromkeys(VANILLA, "vanilla")}
+CHOSEN = {"lpo": "sspo", "espo_loss": "espo", "gmpo": "geo_mean", **dict.fromkeys(VANILLA, "vanilla")}
 
 
 @pytest.mark.parametrize("preset", PRESETS)

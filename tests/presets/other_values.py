@@ -24,6 +24,7 @@ OTHER_VALUES: dict[str, dict[str, object]] = {
     "erpo": {**ANY, f"{ACTOR}.use_kl_loss": False},
     "espo": SEQUENCES,
     "espo_loss": SEQUENCES,
+    "gmpo": {LOSS: "gpg", ESTIMATOR: "rloo", AGGREGATION: "token-mean"},
     "gpg": ANY,
     "grpo": ANY,
     "grpo_s": SEQUENCES,

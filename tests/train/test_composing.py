@@ -151,6 +151,17 @@ def test_keys_are_looked_up_in_what_was_probably_meant(sample_paper: Path) -> No
     assert "did you mean 'sample/table1/sspo_1_5b'?" in line
 
 
+def test_sections_are_added_beside_the_node_that_a_group_brings_and_the_node_may_go() -> None:
+    given = ["+verl_ext.export.every=1", "+verl_ext={guards: {max_rows: 2}}"]
+    composed = compose(["algo=grpo", *given])
+    assert composed.config.verl_ext == {"export": {"every": 1}, "guards": {"max_rows": 2}}
+    assert composed.arguments == ["+algo=grpo", *given]
+    assert "verl_ext" not in compose(["algo=grpo", "~verl_ext"]).config
+    with pytest.raises(ConfigError) as caught:
+        compose(["algo=grpo", *given, "data.train_bach_size=8"])
+    assert len(str(caught.value).splitlines()) == 2  # what is merged into the node is no second fault
+
+
 def test_keys_that_are_added_may_be_set() -> None:
     config = compose(["+trainer.mine={a: 1}", "trainer.mine.a=2", "++data.seed=3", "~trainer.val_only"]).config
     assert (config.trainer.mine.a, config.data.seed) == (2, 3)
