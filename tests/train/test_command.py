@@ -94,8 +94,10 @@ def test_the_childs_output_and_exit_status_are_verls(
     scripted.script = "import os, sys; print('platform', os.environ.get('VERL_PLATFORM')); sys.exit(3)"
     shown, _ = console()
     out = tmp_path / "run"
+    (tmp_path / "rows.jsonl").touch()
     arguments = ["algo=grpo", "backend=cpu", f"trainer.default_local_dir={out}"]
-    arguments.append("actor_rollout_ref.actor.use_dynamic_bsz=true")
+    arguments += [f"data.{key}={tmp_path}/rows.jsonl" for key in ("train_files", "val_files")]
+    arguments += ["actor_rollout_ref.actor.use_dynamic_bsz=true", f"actor_rollout_ref.model.path={tmp_path}"]
     assert command.train(arguments, False, shown) == 3
     assert "platform cpu" in capsys.readouterr().out
     assert "platform cpu" in (out / command.LOG).read_text()
