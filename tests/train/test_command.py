@@ -109,17 +109,11 @@ def test_the_childs_output_and_exit_status_are_verls(
     scripted.script = "import os, sys; print('platform', os.environ.get('VERL_PLATFORM')); sys.exit(3)"
     shown, said = console()
     out = tmp_path / "run"
-<<<<<<< HEAD
-    arguments = ["algo=grpo", "backend=cpu", f"trainer.default_local_dir={out}", "actor_rollout_ref.rollout.n=2"]
-    arguments.append("actor_rollout_ref.actor.use_dynamic_bsz=true")
-    assert command.train(arguments, False, shown, verbose=True) == 3
-=======
     (tmp_path / "rows.jsonl").touch()
-    arguments = ["algo=grpo", "backend=cpu", f"trainer.default_local_dir={out}"]
+    arguments = ["algo=grpo", "backend=cpu", f"trainer.default_local_dir={out}", "actor_rollout_ref.rollout.n=2"]
     arguments += [f"data.{key}={tmp_path}/rows.jsonl" for key in ("train_files", "val_files")]
     arguments += ["actor_rollout_ref.actor.use_dynamic_bsz=true", f"actor_rollout_ref.model.path={tmp_path}"]
-    assert command.train(arguments, False, shown) == 3
->>>>>>> w-probe
+    assert command.train(arguments, False, shown, verbose=True) == 3
     assert "platform cpu" in capsys.readouterr().out
     assert "platform cpu" in (out / "train.1.log").read_text()
     assert "exit status 3" in said.getvalue()
