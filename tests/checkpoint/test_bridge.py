@@ -271,7 +271,7 @@ def test_verls_own_validation_calls_it(tmp_path: Path) -> None:
     stand_in.save_after(started(tmp_path, world_size=2), 1)
     (tmp_path / "rows.jsonl").touch()
     here = [f"data.{key}={tmp_path}/rows.jsonl" for key in ("train_files", "val_files")]
-    config = driver_config(tmp_path, *here, f"actor_rollout_ref.model.path={tmp_path}")
+    config = driver_config(tmp_path, *here, f"actor_rollout_ref.model.path={tmp_path}", "+verl_ext.reward_probe=off")
     with pytest.raises(OtherWorldSize):
         verl.utils.config.validate_config(config, use_reference_policy=False, use_critic=False)
 

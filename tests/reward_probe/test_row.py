@@ -78,7 +78,8 @@ def test_the_first_row_of_every_format(tmp_path: Path) -> None:
     parquet.write_table(
         pa.Table.from_pylist(rows[:0], schema=pa.Table.from_pylist(rows).schema), tmp_path / "0.parquet"
     )
-    for name, what in (("0.parquet", "no rows"), ("rows.csv", "verl reads")):
+    (tmp_path / "0.jsonl").touch()
+    for name, what in (("0.parquet", "no rows"), ("0.jsonl", "no rows"), ("rows.csv", "verl reads")):
         with pytest.raises(ValueError, match=what):
             row.first(f"{tmp_path}/{name}")
 

@@ -24,8 +24,8 @@ FSDP = Settings(
 
 MEGATRON = replace(
     FSDP, path="Qwen/Qwen3-30B-A3B-Base", nodes=2, megatron=True, fsdp2=False, shards=1, tensor=4, expert=8,
-    weight=2, master=(4, 12), param_offload=True, optimizer_offload=True, rollout_gpus=16, rollout_tensor=4,
-    rollout_expert=4,
+    weight=2, master=(4, 12), chunking=False, param_offload=True, optimizer_offload=True, rollout_gpus=16,
+    rollout_tensor=4, rollout_expert=4,
 )  # fmt: skip
 """configs/backend/megatron.yaml on two nodes."""
 

@@ -26,7 +26,8 @@ def first(path: str) -> dict[str, Any]:
         rows = (row for batch in ParquetFile(path).iter_batches(batch_size=1) for row in batch.to_pylist())
     elif path.endswith((".json", ".jsonl")):
         text = Path(path).read_text(encoding="utf-8")
-        rows = iter(json.loads(text) if text.lstrip().startswith("[") else [json.loads(text.splitlines()[0])])
+        whole = text.lstrip().startswith("[")
+        rows = iter(json.loads(text) if whole else map(json.loads, text.splitlines()))
     else:
         raise ValueError("verl reads .parquet, .json and .jsonl")
     row: dict[str, Any] | None = next(rows, None)
