@@ -126,7 +126,12 @@ def _data(files: Any) -> str:
 
 
 def listed(value: Any) -> list[Any]:
-    """A value of the configuration that may be none, one or several."""
+    """A value of the configuration that may be none, one or several.
+
+    Example:
+        >>> listed(None), listed("a"), listed(["a", "b"])
+        ([], ['a'], ['a', 'b'])
+    """
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 

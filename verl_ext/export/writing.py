@@ -104,10 +104,11 @@ def _merge(command: list[str], log: Path) -> None:
     from verl_ext.process import child_environment
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as sink:
+    with log.open("ab") as sink:
+        begun = sink.tell()
         status = subprocess.run(command, env=child_environment({}), stdout=sink, stderr=subprocess.STDOUT).returncode
     if status != 0:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = log.read_bytes()[begun:].decode("utf-8", errors="replace").splitlines()
         fault = f"putting the shards together failed (exit status {status}); the whole log: {log}"
         raise ExportError([fault], error_excerpt(lines))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,13 +11,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from verl_ext.run_name import listed
+
 REWARD = "reward.custom_reward_function"
 CODE = (f"{REWARD}.path", "reward.reward_manager.module.path", "data.custom_cls.path")
 _PACKAGE, _FILE = "pkg://", "file://"
-
-
-def as_list(value: Any) -> Iterable[Any]:
-    return [] if value is None else [value] if isinstance(value, str) else value
 
 
 def models(config: Any) -> dict[str, str]:
@@ -36,7 +33,7 @@ def models(config: Any) -> dict[str, str]:
 
 def data(config: Any) -> dict[str, str]:
     """Setting -> data file."""
-    named = {key: [str(file) for file in as_list(config.data.get(key, None))] for key in ("train_files", "val_files")}
+    named = {key: [str(file) for file in listed(config.data.get(key, None))] for key in ("train_files", "val_files")}
     return {
         f"data.{key}" + (f"[{index}]" if len(files) > 1 else ""): os.path.expanduser(file)
         for key, files in named.items()

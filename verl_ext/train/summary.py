@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from verl_ext import plugin
 from verl_ext.bridge.search_path import GROUPS
+from verl_ext.run_name import listed
 from verl_ext.train.composing import Composed
 
 
@@ -44,7 +43,7 @@ def numbers(config: Any) -> dict[str, str]:
         "method": f"loss {actor.policy_loss.loss_mode}, estimator {config.algorithm.adv_estimator}, "
         f"{actor.loss_agg_mode}, {_clip(actor)}lr {actor.optim.lr:g}",
         "model": f"{config.actor_rollout_ref.model.path}{f', LoRA rank {lora}' if lora else ''}",
-        "data": ", ".join(_listed(data.train_files)),
+        "data": ", ".join(map(str, listed(data.train_files))),
         "batch": f"{data.train_batch_size} prompts x {rollout.n} responses a step, {updates:g} updates of "
         f"{actor.ppo_mini_batch_size} prompts; until {end}",
         "lengths": f"prompt {data.max_prompt_length}, response {data.max_response_length} tokens",
@@ -59,7 +58,3 @@ def _clip(actor: Any) -> str:
     if method is not None and "clip_ratio_low" not in method.settings:
         return ""
     return f"clip {actor.clip_ratio_low:g} / {actor.clip_ratio_high:g}, "
-
-
-def _listed(files: Any) -> list[str]:
-    return [str(file) for file in files] if OmegaConf.is_list(files) else [str(files)]

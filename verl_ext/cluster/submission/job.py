@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext.cluster.preflight.wanted import wanted
 from verl_ext.cluster.submission.code import Package, measure
 from verl_ext.cluster.submission.environment import Environment, collect
+from verl_ext.run_name import listed
 from verl_ext.train.checks import examine
 from verl_ext.train.command import platform
 from verl_ext.train.composing import Composed, compose
@@ -265,16 +266,6 @@ def notes(request: Request, config: DictConfig, package: Package | None) -> list
     if request.max_restarts > 0 and config.trainer.save_freq < 1:
         found.append(f"trainer.save_freq={config.trainer.save_freq}: nothing is saved, a restart begins at step 0")
     return found
-
-
-def listed(value: Any) -> list[Any]:
-    """A value that may be one or several.
-
-    Example:
-        >>> listed(None), listed("a"), listed(OmegaConf.create(["a", "b"]))
-        ([], ['a'], ['a', 'b'])
-    """
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
 @contextmanager
