@@ -14,7 +14,9 @@ from rich.console import Console
 from verl_ext.train import command, compose
 from verl_ext.train.composing import Composed
 
-ARGUMENTS = ("algo=grpo", "backend=cpu", "actor_rollout_ref.actor.use_dynamic_bsz=true")
+ARGUMENTS = (
+    "algo=grpo", "backend=cpu", "actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.rollout.n=2",
+)  # fmt: skip
 
 
 _compose = cache(lambda: compose(ARGUMENTS))  # takes a second
@@ -30,6 +32,10 @@ def train(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, verbose: b
     def composed(arguments: list[str]) -> Composed:
         real = copy.deepcopy(_compose())
         real.config.trainer.default_local_dir = str(folder)
+        # What a run names has to be there when it starts.
+        (folder / "rows.jsonl").touch()
+        real.config.data.train_files = real.config.data.val_files = str(folder / "rows.jsonl")
+        real.config.actor_rollout_ref.model.path = str(folder)
         return Scripted(**{field.name: getattr(real, field.name) for field in dataclasses.fields(real)})
 
     monkeypatch.setattr(command, "compose", composed)
