@@ -101,10 +101,10 @@ class DependsOnTheNumberOfRows(CorrectLoss):
         return d + 0.02 * mask.any(dim=-1).sum() * d.square()
 
 
-@fault("micro_batches", "clipping")
+@fault("micro_batches", *DECLARED)
 class AddsToTheValueWithTheRows(CorrectLoss):
     def distorted(self, d: Tensor, mask: Tensor) -> Tensor:
-        self.extra = 0.02 * mask.any(dim=-1).sum() * d.detach().clamp(-20, 20).square()
+        self.extra = 0.2 * mask.any(dim=-1).sum() * d.detach().clamp(-20, 20).square()
         return d
 
     def term(self, ratio: Tensor, adv: Tensor) -> Tensor:
