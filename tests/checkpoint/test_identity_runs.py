@@ -56,7 +56,7 @@ def test_another_method_is_refused_before_ray_starts(runs: dict[str, trainer.Run
 def test_it_goes_on_where_that_is_allowed_and_the_log_says_so(runs: dict[str, trainer.Run]) -> None:
     allowed = runs["allowed"]
     assert allowed.returncode == 0, allowed.tail()
-    assert "resuming from another run, because verl_ext.checkpoint.other_run=allow" in allowed.log
+    assert "resuming from another run, because of +verl_ext.checkpoint.other_run=allow" in allowed.log
     assert "loss: vanilla in the checkpoint, espo in this run" in allowed.log
     assert "made with other settings" not in allowed.log
     assert len(allowed.steps) == 1

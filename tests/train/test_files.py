@@ -20,7 +20,7 @@ CODE = "from os import path as joined\nlimit: int = 1\nif limit:\n    def nested
 
 @pytest.fixture(scope="module")
 def base() -> DictConfig:
-    return compose(["algo=grpo", "backend=fsdp", "cluster=1x8"]).config
+    return compose(["algo=grpo", "backend=fsdp", "cluster=1x8", "actor_rollout_ref.rollout.n=8"]).config
 
 
 @pytest.fixture

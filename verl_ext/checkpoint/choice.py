@@ -120,7 +120,7 @@ def tell_of_other_run(folder: Path, then: identity.Identity | None, now: identit
         say(f"{folder} does not tell which run made it (an earlier verl_ext did): whether it was this one is unchecked")
         return
     if found := identity.differences(then, now):
-        say(f"resuming from another run, because verl_ext.checkpoint.other_run=allow: {folder}\n{listed(found)}")
+        say(f"resuming from another run, because of +verl_ext.checkpoint.other_run=allow: {folder}\n{listed(found)}")
     if noted := identity.changes(then, now):
         say(f"{folder} was made with other settings (then -> now):\n{listed(noted)}")
 

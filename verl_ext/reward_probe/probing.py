@@ -18,7 +18,7 @@ from verl_ext.train.checks import Findings
 LIMIT_S = 30.0
 """For loading the function and all its calls; imports of a large library take seconds on a busy machine."""
 
-OFF = "verl_ext.reward_probe=off"
+OFF = "+verl_ext.reward_probe=off"
 DEFAULT = ("pkg://verl.utils.reward_score", "default_compute_score")
 OWN = "pkg://verl_ext."
 UNREADABLE = "I do not know."
