@@ -17,8 +17,7 @@ from drift.releases import Release, environment
 NAMED = re.compile(r"(?m)^\s*(async )?def test_contract")
 # Tests with other names that are contracts too: our configurations compose with verl's, and name no key that it lacks.
 ALSO = {
-    "tests/bridge/test_search_path.py": "test_every_algo_is_valid_yaml_for_the_whole_configuration",
-    "tests/bridge/test_driver.py": "test_the_shipped_configurations_have_no_fault",
+    "tests/bridge/test_driver.py": "test_every_preset_runs_its_own_method",
 }
 # What says something about us, or about a vLLM beside the one in question.
 NOT = "other or test_only_a_silent_index or test_both_supported_versions"

@@ -74,7 +74,7 @@ def test_the_battery_hands_every_call_to_the_device(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(methods, "subjects", only(methods.subjects, "espo"))
     monkeypatch.setattr(methods, "moved", lambda batch, device: calls.append(device) or original(batch, device))
     figures = methods.conformance("cpu")
-    assert figures["cells"] == 14 + 7  # of 15 and 7 columns; host_syncs is left out
+    assert figures["cells"] == 16 + 7  # of 17 and 7 columns; host_syncs is left out
     assert len(calls) > 50
     assert set(calls) == {"cpu"}
 

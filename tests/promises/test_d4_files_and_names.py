@@ -12,7 +12,12 @@ from rich.console import Console
 from verl_ext.bridge.driver import ConfigError
 from verl_ext.train import command, compose
 
-ARGUMENTS = ["algo=grpo", "backend=cpu", "actor_rollout_ref.actor.use_dynamic_bsz=true"]
+ARGUMENTS = [
+    "algo=grpo",
+    "backend=cpu",
+    "actor_rollout_ref.actor.use_dynamic_bsz=true",
+    "actor_rollout_ref.rollout.n=8",
+]
 NOWHERE = {
     "actor_rollout_ref.model.path": "/nowhere/model",
     "data.train_files": "/nowhere/train.parquet",

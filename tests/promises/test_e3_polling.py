@@ -77,7 +77,7 @@ def test_a_long_wait_comes_to_verls_interval_and_the_next_begins_short(
 
 
 def test_a_run_that_is_not_ours_is_left_as_it_is(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert waited(built("+algo=grpo"), clock, 0.01, monkeypatch) == VERLS_S
+    assert waited(built("~verl_ext"), clock, 0.01, monkeypatch) == VERLS_S
 
 
 def test_the_asynchronous_buffer_waits_so_too(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

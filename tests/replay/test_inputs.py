@@ -213,7 +213,7 @@ def test_a_run_is_read_where_it_exported_one_step_and_otherwise_one_has_to_be_na
     with pytest.raises(ReplayError) as caught:
         load(tmp_path / "run")
     assert caught.value.faults == [f"{tmp_path}/run holds 2 steps, name one: {export}/step-00050, {export}/step-00100"]
-    with pytest.raises(ReplayError, match=r"a run writes one with verl_ext.export.every=N"):
+    with pytest.raises(ReplayError, match=r"a run writes one with \+verl_ext.export.every=N"):
         load(tmp_path / "empty")
 
 

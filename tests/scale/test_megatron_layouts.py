@@ -146,7 +146,9 @@ def test_wrong_combinations_are_refused_in_a_sentence(name: str) -> None:
 
 
 def test_fsdp_refuses_replay() -> None:
-    config = compose(["algo=espo", "backend=fsdp", "cluster=4x8", "model=qwen3_30b_a3b_base"]).config
+    config = compose(
+        ["algo=espo", "backend=fsdp", "cluster=4x8", "model=qwen3_30b_a3b_base", "actor_rollout_ref.rollout.n=8"]
+    ).config
     OmegaConf.update(config, SENDS, True)
     (fault,) = all_faults(config)
     assert "FSDP cannot replay" in fault

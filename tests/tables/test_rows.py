@@ -118,6 +118,8 @@ def test_a_row_differs_from_its_base_by_its_overrides_alone(row: Row) -> None:
 def test_a_row_as_an_experiment_is_the_same_config(row: Row) -> None:
     named = composed(f"experiment={row.reference}")
     spelt_out = composed(*row.hydra_overrides())
+    for one in (named, spelt_out):  # each is called after what chose it
+        one.config.trainer.update({"project_name": "p", "experiment_name": "e"})
     assert leaves(named.config) == leaves(spelt_out.config)
     assert named.primary == spelt_out.primary
     assert named.preset.chosen_by == f"experiment={row.reference}"

@@ -114,7 +114,7 @@ def test_a_whole_node_on_the_command_line_is_what_has_to_be_dropped() -> None:
 
 
 def test_what_was_changed_is_in_the_summary_and_in_the_log(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import verl.utils.config
 
@@ -126,6 +126,9 @@ def test_what_was_changed_is_in_the_summary_and_in_the_log(
     lines = summary(compose(["backend=cpu", "algo=sspo", *changes]))
     assert f"changed   {told}; in brackets what the preset has" in lines
     assert not any(line.startswith("changed") for line in summary(compose(["backend=cpu", "algo=sspo"])))
-    with entry_point("+backend=cpu", "+algo=sspo", *changes) as config:
+    (tmp_path / "rows.jsonl").touch()
+    here = [f"data.{key}={tmp_path}/rows.jsonl" for key in ("train_files", "val_files")]
+    here += [f"actor_rollout_ref.model.path={tmp_path}", "+verl_ext.reward_probe=off"]
+    with entry_point("+backend=cpu", "+algo=sspo", *changes, *here) as config:
         verl.utils.config.validate_config(config=config, use_reference_policy=False, use_critic=False)
     assert f"verl_ext.preset sspo; changed: {told}\n" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,20 @@ import yaml
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 
+from tests.bridge import configurations
 from tests.bridge.configurations import compose
 from verl_ext.bridge.row_source import RowSource
 from verl_ext.tables.recipe import RecipeError, all_tables
 
 ROW = "+experiment=sample/table1/sspo_1_5b"
+
+
+@pytest.fixture(autouse=True)
+def _composed_anew() -> Iterator[None]:
+    """Each test has papers and groups of its own: nothing that was composed with others is the same."""
+    configurations._composed.cache_clear()
+    yield
+    configurations._composed.cache_clear()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from verl_ext import plugin, run_settings
+from verl_ext import run_settings
 from verl_ext.guards.entropy import checkpoints_needed
 from verl_ext.guards.settings import NODE, GuardSettings
 from verl_ext.rollout import source
@@ -58,6 +58,8 @@ def faults(config: Any) -> list[str]:
 
 def compares_in_groups(config: Any) -> bool:
     """Whether the estimator sets a response against others of its prompt, and of nothing else."""
+    from verl_ext import plugin
+
     estimator = str(config.algorithm.adv_estimator)
     return estimator in GROUP_ESTIMATORS or estimator in plugin.ESTIMATORS
 

@@ -56,7 +56,7 @@ def train(
         show(composed, findings, console)
     for note in findings.notes:
         console.print(f"note: {note}")
-    faults = findings.faults or composed.folder_faults()
+    faults = [*findings.faults, *composed.folder_faults()]
     if faults:
         console.print("the configuration cannot run:", *(f"  - {fault}" for fault in faults), sep="\n")
         return 1

@@ -58,8 +58,13 @@ class Composed:
         return ["-m", "verl.trainer.main_ppo", "--config-name", self.primary, *self.arguments, *names]
 
     def folder_faults(self) -> list[str]:
-        """See `verl_ext.run_name.folder_faults`."""
-        return run_name.folder_faults(self.config, self.choices, self.arguments)
+        """See `verl_ext.run_name.folder_faults`; none where something cannot be resolved, which is a fault of its own."""
+        from omegaconf.errors import OmegaConfBaseException
+
+        try:
+            return run_name.folder_faults(self.config, self.choices, self.arguments)
+        except OmegaConfBaseException:
+            return []
 
 
 @dataclass(frozen=True)
