@@ -107,6 +107,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def planned(settings: AssetSettings, out_dir: str | Path) -> Assets:
+    """Where `prepare_settings` puts what it builds; nothing need be there."""
+    return Assets.under(Path(out_dir).absolute() / f"{settings.model}-{settings.key}")
+
+
 def prepare_settings(
     settings: AssetSettings,
     out_dir: str | Path,

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from verl_ext.attempts import metrics_of, next_log
-from verl_ext.demo.assets import Assets, prepare
+from verl_ext.demo.assets import Assets, AssetSettings, planned, prepare_settings
 from verl_ext.live.logs import STEP_LINES, failure
 from verl_ext.live.progress import RunState, clock, watch
 from verl_ext.process import run_family
@@ -92,10 +92,12 @@ def run_cell(cell: Cell, places: Places, console: Console) -> Result:
     """
     from verl_ext.platform.cpu import cpu_env
 
-    assets = prepare(cell.model, places.assets)  # type: ignore[arg-type]
     folder = (places.out / ("tuning" if cell.tuning else "runs") / cell.name).absolute()
+    # Checked before the model is trained, which takes a minute.
+    settings = AssetSettings(cell.model)  # type: ignore[arg-type]
+    command, steps, problems = trainer(cell, planned(settings, places.assets), folder)
+    prepare_settings(settings, places.assets)
     _clear(folder)
-    command, steps, problems = trainer(cell, assets, folder)
     log = next_log(folder)
     state = RunState(log, metrics_of(log), steps, time.monotonic())
     env = {**cpu_env(), STEP_LINES: "1", "VERL_FILE_LOGGER_PATH": str(state.metrics)}

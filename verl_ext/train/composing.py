@@ -58,7 +58,7 @@ class Composed:
         return ["-m", "verl.trainer.main_ppo", "--config-name", self.primary, *self.arguments, *names]
 
     def folder_faults(self) -> list[str]:
-        """See `verl_ext.run_name.folder_faults`; none where something cannot be resolved, which is a fault of its own."""
+        """See `verl_ext.run_name.folder_faults`; what cannot be resolved is a fault of its own."""
         from omegaconf.errors import OmegaConfBaseException
 
         try:
