@@ -113,3 +113,11 @@ def test_contract_verls_manager_hands_over_these_arguments() -> None:
         assert part in source
     assert "run_in_executor" in source
     assert f'"{_task.ROUTER}"' in source
+
+
+def test_a_large_file_of_lines_is_read_no_further_than_its_first_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('\n{"data_source": "a"}\nnot JSON\n')
+    assert row.first(str(file)) == {"data_source": "a"}
+    file.write_text('\n [{"data_source": "b"},\n {"data_source": "c"}]')
+    assert row.first(str(file)) == {"data_source": "b"}

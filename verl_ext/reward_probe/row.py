@@ -25,15 +25,23 @@ def first(path: str) -> dict[str, Any]:
 
         rows = (row for batch in ParquetFile(path).iter_batches(batch_size=1) for row in batch.to_pylist())
     elif path.endswith((".json", ".jsonl")):
-        text = Path(path).read_text(encoding="utf-8")
-        whole = text.lstrip().startswith("[")
-        rows = iter(json.loads(text) if whole else map(json.loads, text.splitlines()))
+        rows = _json_rows(Path(path))
     else:
         raise ValueError("verl reads .parquet, .json and .jsonl")
     row: dict[str, Any] | None = next(rows, None)
     if row is None:
         raise ValueError("it has no rows")
     return row
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Of a file with one object a line, which may be large and is not read further than asked; or with one list."""
+    with path.open(encoding="utf-8") as lines:
+        for line in filter(str.strip, lines):
+            if line.lstrip().startswith("["):
+                yield from json.loads(path.read_text(encoding="utf-8"))
+                return
+            yield json.loads(line)
 
 
 def right_answer(row: dict[str, Any], prompt_key: str) -> tuple[str | None, str]:
