@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -19,7 +20,10 @@ VLLM_CPU_HEAD_SIZES = {32, 64, 80, 96, 112, 128}
 
 
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"])))
+@example("\uf900")
 def test_tokens_are_bytes_and_round_trip(text: str) -> None:
+    # transformers' tokenizer of Qwen2 composes what Unicode can write in two ways, as U+F900, first.
+    text = unicodedata.normalize("NFC", text)
     ids = TOKENIZER.encode(text)
     if "<|" not in text:
         assert ids == list(text.encode())
