@@ -15,8 +15,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tests.platform import programs
-
 # verl's defaults lack a micro-batch size; with dynamic batching none is needed. One response a prompt is no group.
 RUNNABLE = (
     "actor_rollout_ref.rollout.n=4",
@@ -53,6 +51,9 @@ def entry_point(*overrides: str, name: str = "ppo_trainer") -> Iterator[DictConf
 
 def refused(folder: Path, *overrides: str) -> str:
     """What verl's own entry point says, from a foreign directory, in a run that ends before Ray starts."""
+    # Here, as the probes import this file alone, by its name.
+    from tests.platform import programs
+
     # Ray makes `ray/session_*` under this folder as the first thing it does.
     arguments = ["-m", "verl.trainer.main_ppo", *RUNNABLE, *overrides, f"hydra.run.dir={folder}/hydra"]
     finished = programs.run(*arguments, cwd=folder, RAY_TMPDIR=str(folder))
