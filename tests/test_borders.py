@@ -122,7 +122,9 @@ def test_entropies_far_below_zero_are_refused_and_rounding_is_not(method: Any) -
 def test_an_entropy_behind_the_mask_is_not_looked_at() -> None:
     batch = random_batch(1, 3, 6, drift=0.1, fill=0.6)
     entropy = torch.where(batch.response_mask, batch.old_entropy, -9.0)
-    verl_ext.losses.espo_loss(*batch.loss_args(), old_entropy=entropy, vocab_size=VOCAB)
+    hidden, _ = verl_ext.losses.espo_loss(*batch.loss_args(), old_entropy=entropy, vocab_size=VOCAB)
+    plain, _ = verl_ext.losses.espo_loss(*batch.loss_args(), old_entropy=batch.old_entropy, vocab_size=VOCAB)
+    assert torch.equal(hidden, plain)
 
 
 def test_a_clip_range_that_the_method_refuses_is_a_fault_before_the_run() -> None:

@@ -105,13 +105,13 @@ def faults(config: Any, preset: choice.Preset | None = None) -> list[str]:
         found.append(
             f"algorithm.adv_estimator={estimator}: no such estimator{nearest(estimator, ADV_ESTIMATOR_REGISTRY)}"
         )
-    named = choice.faults(config, preset, found)
-    found += named
-    found += [fault for fault in policy_loss_faults(actor.policy_loss, loss) if not same_class(fault, named)]
+    of_preset = choice.faults(config, preset, found)
+    found += of_preset
+    found += [fault for fault in policy_loss_faults(actor.policy_loss, loss) if not same_class(fault, of_preset)]
     found += estimator_faults(config, estimator)
     found += source.faults(config)
     found += run_settings.faults(config)
-    found += [fault for fault in method_faults(config, loss, estimator) if not same_key(fault, named)]
+    found += [fault for fault in method_faults(config, loss, estimator) if not same_key(fault, of_preset)]
     found += compatibility.faults(config)
     found += guards.faults(config)
     found += keys.faults(config)
