@@ -15,6 +15,7 @@ r"""Where the answer of a response stands. Plain text work, cheap enough for the
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,6 +24,7 @@ ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
 DEFAULT_FORMAT: AnswerFormat = "boxed"
 TAIL_CHARACTERS = 100_000
 """Only the end of a response is graded: the answer stands there, and pipes are not for books."""
+_LAST_CHARACTERS = 2_000
 
 _OPENING = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{)?")
 _BARE = re.compile(
@@ -38,14 +40,14 @@ _ANSWER_LINE = re.compile(
 _AROUND = re.compile(r"(\$\$?|`|\\[(\[])([^$`]+?)(?:\1|\\[)\]])", re.DOTALL)
 _MARKS, _ENDS = "* \t\r", "*. \t\r"
 _DIGITS = r"(?:(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-_NUMBER = (
-    r"(?<![A-Za-z0-9_.\\])(?:(?<![\w)}])[-−])?(?:\\?\$(?:\s|[-−])?)?"
+_ONE_NUMBER = (
+    r"(?P<number>(?<![A-Za-z0-9_.\\])(?:(?<![\w)}])[-−])?(?:\\?\$(?:\s|[-−])?)?"
     r"(?:(?:[0-9]+\s*)?\\[dt]?frac\s*(?:\{[-−]?[0-9]+\}\s*\{[0-9]+\}|[0-9]\s*[0-9])|[0-9]+ [0-9]+/[0-9]+"
-    rf"|{_DIGITS}(?:\s?/\s?{_DIGITS}|e[-+]?[0-9]+|\s?(?:\\times|\\cdot|×|\*)\s?10\s?\^\s?(?:\{{[-−]?[0-9]+\}}|[-−]?[0-9]+))?)"
-    r"(?:\s?\\?%)?"
+    rf"|{_DIGITS}(?:\s?/\s?{_DIGITS}|[eE][-+]?[0-9]+|\s?(?:\\times|\\cdot|×|\*)\s?10\s?\^\s?(?:\{{[-−]?[0-9]+\}}|[-−]?[0-9]+))?)"
+    r"(?:\s?\\?%)?)"
 )
-_LAST_NUMBER = re.compile(_NUMBER, re.IGNORECASE)
-_HASHES = re.compile(rf"^####[ \t]*({_NUMBER})(?:[ \t]+[a-z]+)?\.?[ \t]*$", re.MULTILINE)
+_NUMBER = re.compile(_ONE_NUMBER)
+_HASHES = re.compile(rf"^####[ \t]*{_ONE_NUMBER}(?:[ \t]+[a-z]+)?\.?[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,8 @@ def answer_of(
             return ground_truth
         if boxes.start >= 0:
             return boxes.last or None
-    if answer_format in ("answer_line", "auto"):
-        lines = [match.group(1) for match in _ANSWER_LINE.finditer(tail)]
-        if lines:
-            return _plain(lines[-1]) or None
+    if answer_format in ("answer_line", "auto") and (line := _last_match(_ANSWER_LINE, tail)):
+        return _plain(line.group(1)) or None
     return _last_number(tail) if answer_format in ("last_number", "auto") else None
 
 
@@ -161,9 +161,16 @@ def _plain(line: str) -> str | None:
 
 
 def _last_number(text: str) -> str | None:
-    marked = [match.group(1) for match in _HASHES.finditer(text)]
-    numbers = marked or [match.group() for match in _LAST_NUMBER.finditer(text)]
-    return numbers[-1].replace("\\$", "").replace("$", "") if numbers else None
+    found = (_last_match(_HASHES, text) if "####" in text else None) or _last_match(_NUMBER, text)
+    return found.group("number").replace("\\$", "").replace("$", "") if found else None
+
+
+def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    # The last lines first: answers stand there.
+    for begin in (text.rfind("\n", 0, max(len(text) - _LAST_CHARACTERS, 0)) + 1, 0):
+        if found := deque(pattern.finditer(text, begin), maxlen=1):
+            return found.pop()
+    return None
 
 
 def written(answer: str, answer_format: AnswerFormat) -> str:
