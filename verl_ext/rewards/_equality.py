@@ -181,7 +181,9 @@ def claim(answer: Answer) -> Claim | None:
     unsaid = any(isinstance(item, Relation) and said is None for item, said in zip(answer.items, claims, strict=True))
     if claims[0] is None or unsaid or len({said.name for said in claims if said}) > 1:
         return None
-    values = tuple(said.values[0] if said and said.values else item for item, said in zip(answer.items, claims, strict=True))
+    values = tuple(
+        said.values[0] if said and said.values else item for item, said in zip(answer.items, claims, strict=True)
+    )
     return Claim(claims[0].name, (_together(values) or Group(answer.kind, values),))
 
 
@@ -197,7 +199,8 @@ def _together(values: tuple[Answer, ...]) -> Answer | None:
     shared = sympy.Intersection(*parts)
     if len(values) != 2 or not isinstance(shared, sympy.Interval):
         return Union(values)
-    ends = [next(end for value in values for end in value.items if real(end) == wanted) for wanted in shared.args[:2]]
+    ends = [end for value in values if isinstance(value, Group) for end in value.items]
+    ends = [next(end for end in ends if real(end) == wanted) for wanted in shared.args[:2]]
     return Group(("(" if shared.left_open else "[") + (")" if shared.right_open else "]"), tuple(ends))
 
 
@@ -299,27 +302,38 @@ def _solved(expr: sympy.Expr | None) -> tuple[str, sympy.Expr, sympy.Expr] | Non
 
 def _same_set(truth: Answer, answer: Answer) -> bool:
     """Unions and differences: as sets of numbers where they are, else part by part."""
-    first, second = number_set(truth), number_set(answer)
-    if first is not None and first == second:
+    numbers = number_set(truth)
+    if numbers is not None and numbers == number_set(answer):
         return True
     if isinstance(truth, Without) and isinstance(answer, Without):
         return same(truth.base, answer.base) and _paired(truth.points, answer.points, same)
-    parts = [
-        side.parts if isinstance(side, Union) else side.items if isinstance(side, Group) and side.kind == "list" else (side,)
-        for side in (truth, answer)
-    ]
-    return max(map(len, parts)) > 1 and _paired(*parts, same)
+    first, second = _parts(truth), _parts(answer)
+    return max(len(first), len(second)) > 1 and _paired(first, second, same)
+
+
+def _parts(answer: Answer) -> tuple[Answer, ...]:
+    if isinstance(answer, Union):
+        return answer.parts
+    return answer.items if isinstance(answer, Group) and answer.kind == "list" else (answer,)
 
 
 def _tuple(answer: Answer, other: Answer) -> Answer:
     r"""``\mathbf{i} + 2\mathbf{j}`` as the tuple that it is beside another."""
     expr = expression(answer.text) if isinstance(answer, Leaf) and "\\Upsilon" in answer.text else None
-    size = len(other.items) if isinstance(other, Group) else max(_shape(other.rows)) if isinstance(other, Matrix) else 0
+    size = (
+        len(other.items)
+        if isinstance(other, Group)
+        else max(_shape(_rows(other) or []))
+        if isinstance(other, Matrix)
+        else 0
+    )
     basis = {key(str(symbol)): symbol for symbol in expr.free_symbols if "Upsilon" in str(symbol)} if expr else {}
     if expr is None or not 2 <= size <= 3 or not set(basis) <= {f"Upsilon_{index + 1}" for index in range(size)}:
         return answer
     zero = dict.fromkeys(basis.values(), 0)
-    factors = [expr.diff(basis[name]) if (name := f"Upsilon_{index + 1}") in basis else sympy.S(0) for index in range(size)]
+    factors = [
+        expr.diff(basis[name]) if (name := f"Upsilon_{index + 1}") in basis else sympy.S(0) for index in range(size)
+    ]
     if expr.subs(zero) != 0 or any(factor.free_symbols & set(zero) for factor in factors):
         return answer
     return Group("()", tuple(read(canonical(sympy.latex(factor))) for factor in factors))
@@ -340,7 +354,7 @@ def _members(answer: Answer) -> list[Answer] | None:
 
 def _same_members(truth: Answer, answer: Answer) -> bool:
     first, second = _members(truth), _members(answer)
-    if first is None or second is None or isinstance(truth, Group) and isinstance(answer, Group):
+    if first is None or second is None or (isinstance(truth, Group) and isinstance(answer, Group)):
         return False
     return _same_group(Group("list", tuple(first)), Group("list", tuple(second)))
 

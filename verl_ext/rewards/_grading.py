@@ -31,9 +31,7 @@ _DANGLING = re.compile(
 )
 _CHOICE = re.compile(r"\(?[A-E]\)?")
 _COMMAND = re.compile(r"\\(?!text)[A-Za-z]+|_\s*\{[^{}]*\}")
-_WORD = re.compile(
-    r"[^\W\d_]{4,}|[^\x00-\x7f\W\d_]|\\text\s*\{[^{}]*[^\W\d_]{2}|[^\W\d_]{2,}\s[^\W\d_]{2,}"
-)
+_WORD = re.compile(r"[^\W\d_]{4,}|[^\x00-\x7f\W\d_]|\\text\s*\{[^{}]*[^\W\d_]{2}|[^\W\d_]{2,}\s[^\W\d_]{2,}")
 
 
 def task(answer: str | None, ground_truth: str, asked: Literal["outcome", "kind"] = "outcome") -> str:

@@ -12,19 +12,22 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
+
+def _greek(code: int) -> str:
+    name = unicodedata.name(chr(code)).split()[-1].replace("LAMDA", "LAMBDA")
+    return f"\\{name.capitalize() if chr(code).isupper() else name.lower()} "
+
+
 _UNICODE = str.maketrans({
-    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/",
-    "°": r"^{\circ}", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-    "±": r"\pm ", "∓": r"\mp ", "∈": r"\in ", "∅": r"\emptyset ", "√": r"\sqrt", "½": r"\frac{1}{2}",
-    "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "µ": r"\mu ", "ϕ": r"\phi ", "≈": r"\approx ", "≡": r"\equiv ", "。": ".", "、": ",", "′": "'", "’": "'",
-    "\u2126": r"\Omega ", "∖": r"\setminus ", "⟨": "(", "⟩": ")", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-    "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "℃": r"^{\circ}C", **{c: f"^{{{d}}}" for d, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    **{c: f"_{{{d}}}" for d, c in enumerate("₀₁₂₃₄₅₆₇₈₉")},
-    **{unicodedata.lookup(f"GREEK SMALL LETTER {name.upper().replace('LAMBDA', 'LAMDA')}"): f"\\{name} " for name in
-       "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-       "omega".split()},
-    **{unicodedata.lookup(f"GREEK CAPITAL LETTER {name.upper().replace('LAMBDA', 'LAMDA')}"): f"\\{name} " for name in
-       "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split()},
+    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/", "′": "'",
+    "’": "'", "°": r"^{\circ}", "℃": r"^{\circ}C", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "≤": r"\le ",
+    "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "∈": r"\in ", "∅": r"\emptyset ", "√": r"\sqrt",
+    "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "µ": r"\mu ", "ϕ": r"\phi ", "≈": r"\approx ",
+    "≡": r"\equiv ", "。": ".", "、": ",", "\u2126": r"\Omega ", "∖": r"\setminus ", "⟨": "(", "⟩": ")",
+    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
+    **{digit: f"^{{{value}}}" for value, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{digit: f"_{{{value}}}" for value, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    **{chr(code): _greek(code) for code in (*range(0x391, 0x3A2), *range(0x3A3, 0x3AA), *range(0x3B1, 0x3CA))},
 })  # fmt: skip
 _RENAMED: dict[str, str] = {
     name: new
@@ -81,9 +84,13 @@ _GLUED = re.compile(
 _WORDS = r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)(?=[\s({\\])"
 _ARGUMENT = r"(\d|[A-Za-z]|\\[A-Za-z]+(?![A-Za-z{])|\{[^{}]*\})"
 _BRACES = r"[^{}]*(?:\{[^{}]*\}[^{}]*)*"
-_BASES = {name: str(base) for base, name in enumerate(
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2
-)}  # fmt: skip
+_BASES = dict(
+    zip(
+        ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "sixteen"],
+        (*range(2, 13), 16),
+        strict=True,
+    )
+)
 _BASIS = (
     r"\\(?:mathbf|boldsymbol|bm|pmb|bold|hat|widehat|vec|overrightarrow)\s*"
     r"(?:\{\s*(?:\\?([ijk])(?:math)?|\\Upsilon_\{(\d)\})\s*\}|([ijk])(?![A-Za-z]))"
@@ -92,7 +99,7 @@ _BASIS = (
 
 def basis(match: re.Match[str]) -> str:
     r"""A symbol of its own for a vector of the basis: ``\mathbf{i}`` is not the imaginary unit."""
-    letter, number, bare = [*match.groups(), None, None][:3]
+    letter, number, bare = [*match.groups(""), "", ""][:3]
     return f"\\Upsilon_{{{number or ' ijk'.index(letter or bare)}}} "
 
 
@@ -127,8 +134,8 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"_\s*\{\s*\\(?:max|min)\s*\}", lambda m: "_{" + m.group().strip("_{} \\") + "}"),
     (r"_\s*\{\s*\\(?:odot|text)\s*(?:\{([A-Za-z0-9 ]*)\})?\s*\}", lambda m: "_{" + (m.group(1) or "odot") + "}"),
     (
-        r"(?<=[\w)}])\s*(?:_\s*\{?\s*(?:\\text\s*\{|\()?|\s\(?\s*base\s|\\text\s*\{\s*\(?\s*(?:in )?base\s)\s*\}?\s*(\d+|"
-        + "|".join(sorted(_BASES, key=len, reverse=True)) + r")\s*(?:\)\s*)?(?:\}|(?![\w]))[)}]*\s*$",
+        r"(?<=[\w)}])\s*(?:_\s*\{?\s*(?:\\text\s*\{|\()?|\s\(?\s*base\s|\\text\s*\{\s*\(?\s*(?:in )?base\s)\s*\}?\s*"
+        rf"(\d+|{'|'.join(sorted(_BASES, key=len, reverse=True))})\s*(?:\)\s*)?(?:\}}|(?!\w))[)}}]*\s*$",
         lambda m: f"_{{{_BASES.get(m.group(1), m.group(1))}}}",
     ),
     (r"(?<=[A-Za-z)}])'", r"^{\\prime}"),

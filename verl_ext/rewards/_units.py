@@ -14,7 +14,7 @@ Dimension = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Unit:
-    """`factor` times the base unit of `dimension`, `scale` (of ``million``) included. Degrees are a unit of their own."""
+    """`factor` times the base unit of `dimension`, `scale` (of ``million``) included; degrees are their own base."""
 
     factor: Fraction
     dimension: Dimension
@@ -72,8 +72,16 @@ _SIMPLE: dict[str, tuple[str, str]] = {
     **dict.fromkeys(["mph"], ("1397/3125", "speed")),
 }
 _SCALES = {
-    **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12},
-    **{"百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8},
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+    "百": 10**2,
+    "千": 10**3,
+    "万": 10**4,
+    "亿": 10**8,
 }
 _NEUTRAL = frozenset(["unit", "square", "cubic", "sq", "total", "way", "number", "of", ""])
 PERCENT = Unit(Fraction(1), (("percent", 1),))
@@ -88,7 +96,9 @@ _PLAIN = re.compile(
     r"(?<=[\d})])\s*(?:[^\W\d_]{2,}\.?|[^\x00-\x7f\W\d_]|[€£¥₹])(?:(?:\s*/\s*|\s)[^\W\d_]+)*\s*(?:\^\s*\{?\s*-?\d\s*\}?)?$"
 )
 _NUMBER = re.compile(r"-?\s*(?:\\frac\{-?\d+\}\{\d+\}|[\d.,\s/e+-]*\d)(?:\s*\\frac\{\d+\}\{\d+\})?\s*$")
-_CURRENCY = re.compile(r"(?:[A-Z]{1,2})?(?:\\\$|([€£¥₹]))|\\text\s*\{\s*(?:[A-Z]{0,2}\\\$|(Rs|[A-Z]{3})\.?)\s*\}(?=\s*\d)")
+_CURRENCY = re.compile(
+    r"(?:[A-Z]{1,2})?(?:\\\$|([€£¥₹]))|\\text\s*\{\s*(?:[A-Z]{0,2}\\\$|(Rs|[A-Z]{3})\.?)\s*\}(?=\s*\d)"
+)
 
 
 def _word(word: str) -> tuple[Fraction, dict[str, int], int]:

@@ -12,7 +12,7 @@ class TooMuchWorkError(Exception):
 
 def begin() -> None:
     """Count from nothing: a new answer."""
-    global _spent  # noqa: PLW0603
+    global _spent
     _spent = 0
 
 
@@ -22,7 +22,7 @@ def spend(steps: int = 1) -> None:
     Raises:
         TooMuchWorkError: if the answer has used up its share.
     """
-    global _spent  # noqa: PLW0603
+    global _spent
     _spent += steps
     if _spent > _LIMIT:
         raise TooMuchWorkError
