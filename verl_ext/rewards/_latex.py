@@ -56,6 +56,7 @@ _RENAMED: dict[str, str] = {
         "\\approx ": "simeq thickapprox doteq",
         "\\log_{10}": "lg",
         ", ": "lor vee",
+        "\\to ": "rightarrow longrightarrow",
         "\\cdot ": "ast",
         "\\mathbb": "Bbb",
         "i": "imath",
@@ -82,8 +83,8 @@ _GLUED = re.compile(
     r"([A-Za-z]{1,2})"
 )
 _WORDS = r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)(?=[\s({\\])"
-_ARGUMENT = r"(\d|[A-Za-z]|\\[A-Za-z]+(?![A-Za-z{])|\{[^{}]*\})"
 _BRACES = r"[^{}]*(?:\{[^{}]*\}[^{}]*)*"
+_ARGUMENT = rf"(\d|[A-Za-z]|\\[A-Za-z]+(?![A-Za-z{{])|\{{{_BRACES}\}})"
 _BASES = dict(
     zip(
         ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "sixteen"],
@@ -116,10 +117,9 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"<=", r"\\le "),
     (r">=", r"\\ge "),
     (r"(?<![\d)}nkm])!=|\\not\s*=", r"\\ne "),
-    (r"^\(\s*(\w+)\s*\)(?=\s*_)", r"\1"),
     (r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\^\s*\^\{\\circ\}", r"^{\\circ}"),
     (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
-    (r"\\text\s*\{\s*(?:and|or|或|和)\s*,?\s*\}", ", "),
+    (r"\\text\s*\{\s*,?\s*(?:and|or|或|和)\s*,?\s*\}", ", "),
     (r"(?<![A-Za-z\\])\s*,?\s*\b(?:and|or)\b(?![A-Za-z])", ", "),
     (r"\b(?:np|numpy|math|sympy)\.", ""),
     (r"(?<=:\d\d)\s*(?:\\text\s*\{\s*)?([aApP])\.?\s*[mM]\.?(?:\s*\})?$", lambda m: f"\\text{{{m.group(1)}m}}"),
@@ -134,9 +134,9 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"_\s*\{\s*\\(?:max|min)\s*\}", lambda m: "_{" + m.group().strip("_{} \\") + "}"),
     (r"_\s*\{\s*\\(?:odot|text)\s*(?:\{([A-Za-z0-9 ]*)\})?\s*\}", lambda m: "_{" + (m.group(1) or "odot") + "}"),
     (
-        r"(?<=[\w)}])\s*(?:_\s*\{?\s*(?:\\text\s*\{|\()?|\s\(?\s*base\s|\\text\s*\{\s*\(?\s*(?:in )?base\s)\s*\}?\s*"
-        rf"(\d+|{'|'.join(sorted(_BASES, key=len, reverse=True))})\s*(?:\)\s*)?(?:\}}|(?!\w))[)}}]*\s*$",
-        lambda m: f"_{{{_BASES.get(m.group(1), m.group(1))}}}",
+        r"^\(?([0-9A-F.]+)\)?\s*(?:_\s*\{?\s*(?:\\text\s*\{|\()?|\(?\s*base\s|\\text\s*\{\s*\(?\s*(?:in )?base\s)\s*\}?\s*"
+        rf"(\d+|{'|'.join(sorted(_BASES, key=len, reverse=True))})\s*[)}}]*$",
+        lambda m: f"{m.group(1)}_{{{_BASES.get(m.group(2), m.group(2))}}}",
     ),
     (r"(?<=[A-Za-z)}])'", r"^{\\prime}"),
 ]  # fmt: skip

@@ -173,6 +173,7 @@ def take_off(text: str) -> tuple[str, Unit | None]:
         amount = text[: match.start()].strip()
         if amount and amount[-1] not in "+-*/=^_(," and ("\\text" in match.group() or _NUMBER.fullmatch(amount)):
             return amount, parse(match.group())
+    text = re.sub(r"(?<=\d)\s*\(([A-Za-z][A-Za-z ]*)\)$", r" \1", text)
     match = _PLAIN.search(text)
     if match and _NUMBER.fullmatch(text[: match.start()]) and _is_unit(match.group().strip()):
         return text[: match.start()].strip(), parse(match.group())
