@@ -80,7 +80,7 @@ def same(truth: Answer, answer: Answer) -> bool:
     if second and not isinstance(truth, Relation):
         return any(same(truth, value) for value in second.values) or _same_members(truth, answer)
     if isinstance(answer, Relation) and not isinstance(truth, Relation):
-        return any(same(truth, value) for value in chain(answer))
+        return _is_statement(answer) and any(same(truth, value) for value in chain(answer))
     if isinstance(truth, Relation) and not isinstance(answer, Relation):
         return all(map(_is_constant, truth.sides)) and any(same(value, answer) for value in chain(truth))
     truth, answer = _tuple(truth, answer), _tuple(answer, truth)
@@ -209,6 +209,11 @@ def _is_constant(answer: Answer) -> bool:
         return bool(parts_of(answer)) and all(map(_is_constant, parts_of(answer)))
     expr = None if literal(answer.text) else expression(answer.text)
     return bool(literal(answer.text)) or (expr is not None and not expr.free_symbols)
+
+
+def _is_statement(relation: Relation) -> bool:
+    """Whether a chain without a name says a value: it ends in a number, or its sides are the same (2y = x does not)."""
+    return _is_constant(relation.sides[-1]) or all(same(first, second) for first, second in pairwise(relation.sides))
 
 
 def chain(relation: Relation, before: str = "=") -> tuple[Answer, ...]:

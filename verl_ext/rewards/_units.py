@@ -88,6 +88,7 @@ PERCENT = Unit(Fraction(1), (("percent", 1),))
 DEGREE = Unit(Fraction(1), (("degree", 1),))
 RADIAN = Unit(Fraction(1), (("radian", 1),))
 
+_CHARACTERS = 300
 _CALL = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])[^\\]*\^\{\\circ\}")  # its degrees are no unit
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _ATOM = rf"(?:\\text\s*\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}|\\Omega(?![A-Za-z])|\\mu(?![A-Za-z])){_POWER}"
@@ -157,6 +158,8 @@ def take_off(text: str) -> tuple[str, Unit | None]:
         ('5', True, True)
     """
     text = text.strip()
+    if len(text) > _CHARACTERS:
+        return text, None
     if (match := _CURRENCY.match(text)) and text[match.end() :].strip():
         amount, unit = take_off(text[match.end() :])
         scale = unit.scale if unit else Fraction(1)
