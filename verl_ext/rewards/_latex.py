@@ -132,8 +132,8 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"_\s*\{\s*\\(?:max|min)\s*\}", lambda m: "_{" + m.group().strip("_{} \\") + "}"),
     (r"_\s*\{\s*\\(?:odot|text)\s*(?:\{([A-Za-z0-9 ]*)\})?\s*\}", lambda m: "_{" + (m.group(1) or "odot") + "}"),
     (
-        r"^\(?([0-9A-F.]+)\)?\s*(?:_\s*\{?\s*(?:\\text\s*\{|\()?|\(?\s*base\s|\\text\s*\{\s*\(?\s*(?:in )?base\s)\s*\}?\s*"
-        rf"(\d+|{'|'.join(sorted(_BASES, key=len, reverse=True))})\s*[)}}]*$",
+        r"^\(?([0-9A-F.]+)\)?\s*(?:_\s*\{?\s*(?:\\text\s*\{|\()?|\(?\s*base\s|\\text\s*\{\s*\(?\s*(?:in )?base\s)"
+        rf"\s*\}}?\s*(\d+|{'|'.join(sorted(_BASES, key=len, reverse=True))})\s*[)}}]*$",
         lambda m: f"{m.group(1)}_{{{_BASES.get(m.group(2), m.group(2))}}}",
     ),
     (r"(?<=[A-Za-z)}])'", r"^{\\prime}"),
