@@ -159,7 +159,9 @@ def _is_name(answer: Answer) -> bool:
     text = answer.text.replace(" ", "")
     # AB/CD and f(1) + f(2) are values of something; x + y may be a curve.
     rest = _QUANTITY.sub("", text)
-    return bool(_NAME.fullmatch(text) or DERIVATIVE.fullmatch(text) or (rest != text and not re.search("[A-Za-z]", rest)))
+    return bool(
+        _NAME.fullmatch(text) or DERIVATIVE.fullmatch(text) or (rest != text and not re.search("[A-Za-z]", rest))
+    )
 
 
 def _name(answer: Answer) -> str:

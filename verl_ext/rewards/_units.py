@@ -178,13 +178,13 @@ def take_off(text: str) -> tuple[str, Unit | None]:
             return amount, parse(match.group())
     text = re.sub(r"(?<=\d)\s*\(([A-Za-z][A-Za-z ]*)\)$", r" \1", text)
     match = _PLAIN.search(text)
-    if match and _NUMBER.fullmatch(text[: match.start()]) and _is_unit(match.group().strip()):
+    if match and _NUMBER.fullmatch(text[: match.start()]) and _is_unit(match.group()):
         return text[: match.start()].strip(), parse(match.group())
     return text, None
 
 
 def _is_unit(words: str) -> bool:
-    # Two or three letters that no table knows are a product of variables.
-    first = re.split(r"[\s/.^]", words)[0]
+    # Letters that no table knows are a product of variables, unless a space sets off a word.
+    first = re.split(r"[\s/.^]", words.strip())[0]
     known = first.lower().removesuffix("s") in _SIMPLE or first.lower() in _SIMPLE
-    return len(first) > 3 or known or not first.isascii()
+    return known or not first.isascii() or (len(first) > 3 and words[0] == " ") or first.lower() in _SCALES
