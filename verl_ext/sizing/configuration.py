@@ -1,0 +1,174 @@
+"""A model's config.json as transformers' own class; code that lies beside it is never run, and nobody is asked.
+
+Which class builds the model is what verl decides (``verl.utils.model.get_hf_auto_model_class``): the one with the
+vision tower where there is one, else the causal language model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verl_ext.sizing import architectures
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_QUANTISED = re.compile(r'"quantization_config"\s*:\s*\{')
+_NOT_SIZES = ("auto_map", "quantization_config", "compression_config", "dtype", "torch_dtype", "attn_implementation")
+"""Keys that change no count: whose code, how weights are stored, how attention is computed."""
+_TEXT = ("text_config", "llm_config", "language_config", "thinker_config")
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_FURTHER = re.compile(r"hidden_size|intermediate_size|num_.*layers|heads|vocab_size|experts|rank|head_dim|dense")
+MOST_LAYERS = 1000
+REMEDY = "give a folder whose config.json is a causal language model's in transformers' own form (often the -hf copy)"
+
+
+def read(name: str) -> tuple[str, str, bool]:
+    """The text of a model's config.json, where it was read, and whether nobody has compared it with the hub's.
+
+    A folder with a ``config.json`` is read; else the hub's cache on this machine; else `architectures`.
+
+    Raises:
+        ValueError: the model is found nowhere, or its file cannot be read.
+    """
+    file = _local(name)
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} cannot be read ({error}): copy it again from the hub") from error
+        stored = "; its weights are stored quantised and counted as if not" if _QUANTISED.search(text) else ""
+        return text, f"{file}{stored}", False
+    known = architectures.find(name)
+    if known is None:
+        names = sorted(name for entry in architectures.published().values() for name in entry.names)
+        raise ValueError(
+            f"the sizes of {name} are not known here: give a folder with its config.json as "
+            f"actor_rollout_ref.model.path, or one of {', '.join(names)}"
+        )
+    return json.dumps(dict(known.config)), known.source, known.unverified
+
+
+def parse(name: str, text: str) -> PretrainedConfig:
+    """transformers' configuration of a config.json.
+
+    Raises:
+        ValueError: it is damaged, leaves sizes out, or is of a type that transformers does not know.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the config.json of {name} is no JSON ({error}): copy it again from the hub") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"the config.json of {name} holds a {type(values).__name__} and no object: copy it again")
+    kind, named = _class(values)
+    if kind is None:
+        from transformers import __version__
+
+        code = "; the code that it names (auto_map) is not run" if "auto_map" in values else ""
+        raise ValueError(
+            f"{name} is a {values.get('model_type')}, which transformers {__version__} does not know{code}: {REMEDY}"
+        )
+    try:
+        config = kind.from_dict(_sizes_alone(values))
+        spoken = config.get_text_config(decoder=True)
+    except Exception as error:  # each class checks its values in its own way
+        raise _unusable(name, error) from error
+    if _mapping(kind) is None or config.is_encoder_decoder:
+        raise ValueError(f"{name} is a {config.model_type}: only causal language models can be sized; {REMEDY}")
+    missing = _unstated(kind, named, spoken, values)
+    if missing:
+        raise ValueError(
+            f"the config.json of {name} does not state {', '.join(missing)}: transformers would take another model's; "
+            f"copy the whole file from the hub"
+        )
+    if spoken.num_hidden_layers > MOST_LAYERS:
+        raise ValueError(f"{name} has {spoken.num_hidden_layers} layers, more than {MOST_LAYERS}: mend its config.json")
+    return config
+
+
+def build(name: str, config: PretrainedConfig) -> PreTrainedModel:
+    """The model on the meta device, without weights.
+
+    Raises:
+        ValueError: transformers cannot build it.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return _mapping(type(config))[type(config)](config)
+    except Exception as error:  # whatever a class raises on sizes that do not fit together, or without a library
+        raise _unusable(name, error) from error
+
+
+def _mapping(kind: type[PretrainedConfig]) -> Any:
+    """The table of transformers from which verl takes the model's class; None where it would find none."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    both = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+    return next((mapping for mapping in both if kind in mapping), None)
+
+
+def _local(name: str) -> Path | None:
+    """A config.json in a folder, or in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = Path(name).expanduser() / "config.json"
+    if file.is_file():
+        return file
+    if not _HUB_NAME.fullmatch(name):
+        return None
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _class(values: dict[str, Any]) -> tuple[type[PretrainedConfig] | None, bool]:
+    """By the type; else by the model's class, which Kimi-K2 has from DeepSeek-V3, and then `named` is true."""
+    import transformers
+    from transformers import CONFIG_MAPPING
+
+    kind = values.get("model_type")
+    if isinstance(kind, str) and kind in CONFIG_MAPPING:
+        return CONFIG_MAPPING[kind], False
+    names = values.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    found = getattr(transformers, name, None) if isinstance(name, str) and name.endswith("ForCausalLM") else None
+    return getattr(found, "config_class", None), True
+
+
+def _sizes_alone(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _sizes_alone(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key.lstrip("_") not in _NOT_SIZES
+    }
+
+
+def _unstated(kind: type[PretrainedConfig], named: bool, text: PretrainedConfig, values: dict[str, Any]) -> list[str]:
+    """Sizes that stand nowhere in the file, so that they are a default, or that are none.
+
+    Of a nested text configuration transformers writes only what differs from the defaults, so that one size is enough.
+    """
+    nested = next((values[key] for key in _TEXT if isinstance(values.get(key), dict)), None)
+    stated = list((values if nested is None else nested).values())
+    stated += [size for value in stated if isinstance(value, dict) for size in value.values()]
+    wanted = list(_SIZES)
+    if named:
+        wanted += [key for key, size in kind().to_dict().items() if isinstance(size, int) and _FURTHER.search(key)]
+        return [key for key in dict.fromkeys(wanted) if key not in values and kind.attribute_map.get(key) not in values]
+    sizes = {key: getattr(text, key, None) for key in wanted}
+    wrong = [key for key, size in sizes.items() if not isinstance(size, int) or size < 1]
+    unstated = [key for key, size in sizes.items() if size not in stated]
+    return wrong or (unstated if nested is None or len(unstated) == len(wanted) else [])
+
+
+def _unusable(name: str, error: Exception) -> ValueError:
+    from transformers import __version__
+
+    words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return ValueError(f"transformers {__version__} cannot build {name} ({words}): mend what it says, or {REMEDY}")
