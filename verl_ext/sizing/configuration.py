@@ -16,13 +16,20 @@ from verl_ext.sizing import architectures
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _QUANTISED = re.compile(r'"quantization_config"\s*:\s*\{')
 _NOT_SIZES = ("auto_map", "quantization_config", "compression_config", "dtype", "torch_dtype", "attn_implementation")
 """Keys that change no count: whose code, how weights are stored, how attention is computed."""
 _TEXT = ("text_config", "llm_config", "language_config", "thinker_config")
-_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-_FURTHER = re.compile(r"hidden_size|intermediate_size|num_.*layers|heads|vocab_size|experts|rank|head_dim|dense")
+_SIZES = {
+    "hidden_size": ("n_embed", "d_model"),
+    "num_hidden_layers": ("n_layer", "n_layers"),
+    "num_attention_heads": ("n_head", "n_heads"),
+    "vocab_size": (),
+}
+"""What every file states, and older names that some classes read."""
+_FURTHER = re.compile(
+    r"hidden_size|intermediate_size|num_.*layers|heads|vocab_size|experts|rank|(rope|nope|v)_head_dim|dense"
+)
 MOST_LAYERS = 1000
 REMEDY = "give a folder whose config.json is a causal language model's in transformers' own form (often the -hf copy)"
 
@@ -69,13 +76,15 @@ def parse(name: str, text: str) -> PretrainedConfig:
     if kind is None:
         from transformers import __version__
 
+        its = f"{name} is of type {values.get('model_type')}, which transformers {__version__} does not know"
         code = "; the code that it names (auto_map) is not run" if "auto_map" in values else ""
-        raise ValueError(
-            f"{name} is a {values.get('model_type')}, which transformers {__version__} does not know{code}: {REMEDY}"
-        )
+        raise ValueError(f"{its}{code}: {REMEDY}")
     try:
         config = kind.from_dict(_sizes_alone(values))
         spoken = config.get_text_config(decoder=True)
+        if "tie_word_embeddings" not in values and spoken is not config:
+            # Some classes around a text configuration have a default of their own, which its weights contradict.
+            config.tie_word_embeddings = spoken.tie_word_embeddings
     except Exception as error:  # each class checks its values in its own way
         raise _unusable(name, error) from error
     if _mapping(kind) is None or config.is_encoder_decoder:
@@ -117,13 +126,15 @@ def _mapping(kind: type[PretrainedConfig]) -> Any:
 def _local(name: str) -> Path | None:
     """A config.json in a folder, or in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     file = Path(name).expanduser() / "config.json"
     if file.is_file():
         return file
-    if not _HUB_NAME.fullmatch(name):
+    try:
+        cached = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:  # a path, and no name of the hub
         return None
-    cached = try_to_load_from_cache(name, "config.json")
     return Path(cached) if isinstance(cached, str) else None
 
 
@@ -136,8 +147,8 @@ def _class(values: dict[str, Any]) -> tuple[type[PretrainedConfig] | None, bool]
     if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return CONFIG_MAPPING[kind], False
     names = values.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    found = getattr(transformers, name, None) if isinstance(name, str) and name.endswith("ForCausalLM") else None
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    found = getattr(transformers, name, None) if name.endswith(("ForCausalLM", "LMHeadModel")) else None
     return getattr(found, "config_class", None), True
 
 
@@ -150,21 +161,25 @@ def _sizes_alone(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unstated(kind: type[PretrainedConfig], named: bool, text: PretrainedConfig, values: dict[str, Any]) -> list[str]:
-    """Sizes that stand nowhere in the file, so that they are a default, or that are none.
+    """Sizes that the file leaves to a default, or that are none.
 
     Of a nested text configuration transformers writes only what differs from the defaults, so that one size is enough.
     """
     nested = next((values[key] for key in _TEXT if isinstance(values.get(key), dict)), None)
-    stated = list((values if nested is None else nested).values())
-    stated += [size for value in stated if isinstance(value, dict) for size in value.values()]
-    wanted = list(_SIZES)
+    kind = kind if nested is None else type(text)
+    given = values if nested is None else nested
+
+    def stated(key: str) -> list[Any]:
+        names = (key, kind.attribute_map.get(key), *_SIZES.get(key, ()))
+        return [given[name] for name in names if name in given]
+
+    found = {key: getattr(text, key, None) for key in _SIZES}
+    wrong = [key for key, size in found.items() if not isinstance(size, int) or size < 1]
+    missing = [key for key, size in found.items() if size not in stated(key)]
     if named:
-        wanted += [key for key, size in kind().to_dict().items() if isinstance(size, int) and _FURTHER.search(key)]
-        return [key for key in dict.fromkeys(wanted) if key not in values and kind.attribute_map.get(key) not in values]
-    sizes = {key: getattr(text, key, None) for key in wanted}
-    wrong = [key for key, size in sizes.items() if not isinstance(size, int) or size < 1]
-    unstated = [key for key, size in sizes.items() if size not in stated]
-    return wrong or (unstated if nested is None or len(unstated) == len(wanted) else [])
+        further = (key for key, size in kind().to_dict().items() if isinstance(size, int) and _FURTHER.search(key))
+        return list(dict.fromkeys([*missing, *(key for key in further if not stated(key))]))
+    return wrong or (missing if nested is None or len(missing) == len(found) else [])
 
 
 def _unusable(name: str, error: Exception) -> ValueError:
