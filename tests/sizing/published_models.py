@@ -1,6 +1,7 @@
 """Configurations of published models, the keys that decide sizes, and what is published of them.
 
-`CACHES` are bytes in bfloat16 that docs/sizing.md sets beside the formulas.
+`CACHES` are what docs/sizing.md sets beside the formulas: bytes of a token in bfloat16, or what is published of a long
+sequence divided by its length, and where.
 """
 
 from __future__ import annotations
@@ -206,6 +207,30 @@ MODELS: dict[str, tuple[dict[str, Any], int]] = {
         70_553_706_496,
     ),
 }  # fmt: skip
+
+_405B = {
+    **MODELS["Llama-3-70B"][0], "hidden_size": 16_384, "intermediate_size": 53_248, "num_hidden_layers": 126,
+    "num_attention_heads": 128,
+}  # fmt: skip
+MODELS["Llama-3.1-405B"] = (_405B, 405_853_388_800)
+_72B = {
+    "model_type": "qwen2", "hidden_size": 8192, "intermediate_size": 29_568, "num_hidden_layers": 80,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 152_064, "tie_word_embeddings": False,
+}  # fmt: skip
+MODELS["Qwen2.5-72B"] = (_72B, 72_706_203_648)
+_13B = {
+    **MODELS["opt-125m"][0], "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40,
+    "ffn_dim": 20_480, "word_embed_proj_dim": 5120,
+}  # fmt: skip
+MODELS["OPT-13B"] = (_13B, 12_853_473_280)
+
+CACHES: dict[str, tuple[int, str]] = {
+    "DeepSeek-V3": (70_272, "70.272 KB, arXiv 2505.09343, table 1"),
+    "Qwen2.5-72B": (327_680, "327.680 KB, the same"),
+    "Llama-3.1-405B": (516_096, "516.096 KB, the same"),
+    "OPT-13B": (800 * 2**10, "800 KB, arXiv 2309.06180, section 3"),
+    "Mixtral-8x7B": (32 * 2**30 // (256 * 2**10), "32 GB for 256K tokens, arXiv 2403.19887, table 1"),
+}
 
 
 def folder(name: str, under: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.sizing.published_models import MODELS, folder, write
+from tests.sizing.published_models import CACHES, MODELS, folder, write
 from tests.sizing.runs import fsdp
 from verl_ext.sizing.model import Cache, measure
 from verl_ext.sizing.rollout import kept
@@ -42,6 +42,25 @@ def test_multi_head_latent_attention_keeps_576_values_on_every_gpu(tmp_path: Pat
     model = measure(folder("DeepSeek-V3", tmp_path))
     assert kept(model, fsdp(), 1) == 61 * 576 * 2 == 70_272
     assert kept(model, fsdp(rollout_tensor=8), 1000) == 1000 * 70_272
+
+
+LONG = 32_768
+COMPUTED = ("Kimi-K2", "Gemma-3-4b", "gpt-oss-20b", "Qwen3-Next-80B-A3B", "Llama-4-Scout")
+
+
+def test_the_table_of_caches_in_the_docs(tmp_path: Path) -> None:
+    """Bytes of a sequence's next token at 32,768, MiB of all of them, and what is published."""
+    lines = []
+    for name in (*CACHES, *COMPUTED):
+        place = tmp_path / name
+        place.mkdir()
+        model = measure(folder(name, place))
+        token = kept(model, fsdp(), LONG + 1) - kept(model, fsdp(), LONG)
+        published, source = CACHES.get(name, (token, ""))
+        assert token == published, name
+        lines.append(f"| {name} | {token:,.0f} | {kept(model, fsdp(), LONG) / 2**20:,.1f} | {source} |")
+    text = (Path(__file__).parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
+    assert "\n".join(lines) in text, "\n".join(lines)
 
 
 def test_a_window_keeps_no_more_than_its_tokens(tmp_path: Path) -> None:
