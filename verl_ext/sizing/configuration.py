@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _QUANTISED = re.compile(r'"quantization_config"\s*:\s*\{')
 _NOT_SIZES = ("auto_map", "quantization_config", "compression_config", "dtype", "torch_dtype", "attn_implementation")
 """Keys that change no count: whose code, how weights are stored, how attention is computed."""
-_TEXT = ("text_config", "llm_config", "language_config", "thinker_config")
 _SIZES = {
     "hidden_size": ("n_embed", "d_model"),
     "num_hidden_layers": ("n_layer", "n_layers"),
@@ -86,7 +85,7 @@ def parse(name: str, text: str) -> PretrainedConfig:
             # Some classes around a text configuration have a default of their own, which its weights contradict.
             config.tie_word_embeddings = spoken.tie_word_embeddings
     except Exception as error:  # each class checks its values in its own way
-        raise _unusable(name, error) from error
+        raise unusable(name, error) from error
     if _mapping(kind) is None or config.is_encoder_decoder:
         raise ValueError(f"{name} is a {config.model_type}: only causal language models can be sized; {REMEDY}")
     missing = _unstated(kind, named, spoken, values)
@@ -112,7 +111,7 @@ def build(name: str, config: PretrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):
             return _mapping(type(config))[type(config)](config)
     except Exception as error:  # whatever a class raises on sizes that do not fit together, or without a library
-        raise _unusable(name, error) from error
+        raise unusable(name, error) from error
 
 
 def _mapping(kind: type[PretrainedConfig]) -> Any:
@@ -165,9 +164,8 @@ def _unstated(kind: type[PretrainedConfig], named: bool, text: PretrainedConfig,
 
     Of a nested text configuration transformers writes only what differs from the defaults, so that one size is enough.
     """
-    nested = next((values[key] for key in _TEXT if isinstance(values.get(key), dict)), None)
-    kind = kind if nested is None else type(text)
-    given = values if nested is None else nested
+    nested = isinstance(values.get("text_config"), dict)
+    kind, given = (type(text), values["text_config"]) if nested else (kind, values)
 
     def stated(key: str) -> list[Any]:
         names = (key, kind.attribute_map.get(key), *_SIZES.get(key, ()))
@@ -179,11 +177,14 @@ def _unstated(kind: type[PretrainedConfig], named: bool, text: PretrainedConfig,
     if named:
         further = (key for key, size in kind().to_dict().items() if isinstance(size, int) and _FURTHER.search(key))
         return list(dict.fromkeys([*missing, *(key for key in further if not stated(key))]))
-    return wrong or (missing if nested is None or len(missing) == len(found) else [])
+    return wrong or ([] if nested and len(missing) < len(found) else missing)
 
 
-def _unusable(name: str, error: Exception) -> ValueError:
+def unusable(name: str, error: Exception) -> ValueError:
+    """What is raised where transformers, or counting in what it built, comes upon something unforeseen."""
     from transformers import __version__
 
     words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return ValueError(f"transformers {__version__} cannot build {name} ({words}): mend what it says, or {REMEDY}")
+    return ValueError(
+        f"{name} cannot be sized with transformers {__version__} ({words}): mend what it says, or {REMEDY}"
+    )

@@ -64,6 +64,8 @@ def count(name: str, source: str, unverified: bool, config: PretrainedConfig) ->
         if one.ndim > 1 and not _ATTENTION.search(key) and not _ROUTER.search(key)
     ]
     heads, pair = _training_heads(text, caches)
+    if not heads:
+        raise ValueError(f"no layer of {name} ({text.model_type}) attends to all that came before: {REMEDY}")
     return Model(
         name=name,
         source=source,
@@ -150,5 +152,5 @@ def _training_heads(text: PretrainedConfig, caches: Sequence[Cache]) -> tuple[in
     if getattr(text, "kv_lora_rank", None):
         # Keys and values are made of the latent for every head.
         return text.num_attention_heads, (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim) // 2
-    first = next(one for one in caches if one.heads)
-    return first.heads, first.width // 2
+    heads, width = next(((one.heads, one.width) for one in caches if one.heads), (0, 0))
+    return heads, width // 2

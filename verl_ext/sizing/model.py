@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 
-from verl_ext.sizing.configuration import build, parse, read
+from verl_ext.sizing.configuration import build, parse, read, unusable
 
 Targets = str | tuple[str, ...]
 
@@ -126,7 +126,11 @@ def _measured(name: str, text: str, source: str, unverified: bool) -> Model:
     # torch and transformers take seconds to import, which a wrong name need not wait for.
     from verl_ext.sizing.counting import count
 
-    return count(name, source, unverified, parse(name, text))
+    config = parse(name, text)
+    try:
+        return count(name, source, unverified, config)
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:  # a model of another make
+        raise unusable(name, error) from error
 
 
 @cache
