@@ -185,6 +185,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no layer with a cache": (
         {"model_type": "lfm2", **SMALL, "layer_types": ["conv"] * 4, "conv_L_cache": 3}, "no layer .* attends"
     ),
+    "layers that are not the text's": ({"model_type": "idefics"}, "layer 0 .* caches is not known|does not state"),
     "Mamba": ({"model_type": "jamba", **SMALL}, "layer 0 .* caches is not known"),
     "attention with an index": (
         {

@@ -26,7 +26,7 @@ _ROUTER = re.compile(r"\.(gate|router)\.weight$")
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
 _ATTENTION = re.compile(r"attn|attention")
-_KEYS = re.compile(r"(?<!cross_attn\.)\b(k_proj|kv_b_proj|c_attn|query_key_value|qkv_proj|Wqkv)\.weight$")
+_KEYS = re.compile(r"(?<!cross_attn\.)\b(k_proj|kv_a_proj_with_mqa|c_attn|query_key_value|qkv_proj|Wqkv)\.weight$")
 _ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
 GATED = 3
 """Matrices of a gated feed-forward part: gate, up, down."""
@@ -110,7 +110,12 @@ def _caches(name: str, layers: Sequence[Module], text: PretrainedConfig) -> Iter
         if kind in ("linear_attention", "conv"):
             exact = getattr(text, "mamba_ssm_dtype", None) == "float32"
             yield Cache(1, state=sum(map(_convolved, states.values())), recurrent=_recurrent(kind, text), float32=exact)
-        elif kind not in _ATTENDING or len(found) != 1 or states or any("indexer" in key for key in layer.state_dict()):
+        elif (
+            kind not in _ATTENDING
+            or [text.hidden_size in one.shape for one in found.values()] != [True]
+            or states
+            or any("indexer" in key for key in layer.state_dict())
+        ):
             raise ValueError(f"what layer {number} of {name} ({text.model_type}, {kind}) caches is not known: {REMEDY}")
         else:
             own = _cache(layer, *found.popitem(), text)
@@ -120,12 +125,13 @@ def _caches(name: str, layers: Sequence[Module], text: PretrainedConfig) -> Iter
 
 def _cache(layer: Module, key: str, weight: Parameter, text: PretrainedConfig) -> Cache:
     """Of one attention layer, from the shape of the matrix that makes its keys."""
-    if "kv_b_proj" in key:
-        return Cache(1, heads=1, width=text.kv_lora_rank + text.qk_rope_head_dim)
+    outputs = weight.numel() // text.hidden_size
+    if "kv_a_proj" in key:
+        # The latent and the rotary key: kv_lora_rank + qk_rope_head_dim values.
+        return Cache(1, heads=1, width=outputs)
     holder = layer.get_submodule(key.rsplit(".", 2)[0])
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     size = getattr(holder, "head_dim", size)
-    outputs = weight.numel() // text.hidden_size
     if "k_proj" not in key:
         # One matrix for queries, keys and values.
         return Cache(1, heads=(outputs // size - text.num_attention_heads) // 2, width=2 * size)

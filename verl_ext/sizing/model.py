@@ -36,9 +36,9 @@ class Cache:
     def attended(self, length: float) -> float:
         """Twice the mean number of tokens that one of a sequence attends to; a state costs next to nothing."""
         if not self.width:
-            return 0.0
+            return 0
         reach = min(length, self.window or length)
-        return 2 * reach - reach**2 / length if length else 0.0
+        return 2 * reach - reach**2 / length if length else 0
 
 
 @dataclass(frozen=True)
