@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 
 from tests.sizing.published_models import CACHES, MODELS, folder, write
 from tests.sizing.runs import fsdp
+from verl_ext.sizing.cost import rollout_seconds
+from verl_ext.sizing.gpus import device
 from verl_ext.sizing.model import Cache, measure
-from verl_ext.sizing.rollout import kept
+from verl_ext.sizing.rollout import engine, kept
 
 GPT2, MISTRAL, DEEPSEEK = (MODELS[name][0] for name in ("gpt2", "Mistral-Small-3.1-24B", "DeepSeek-V3"))
 
@@ -253,3 +256,22 @@ def test_the_command_runs_no_code_and_asks_nothing(kind: str, answer: str | None
     assert "does not fit" in done.stdout
     assert not any(sign in done.stdout + done.stderr for sign in ("[y/N]", "Traceback"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_tokens_attended_to_within_a_window() -> None:
+    """Twice the mean of what each of 1,000 tokens sees; itself counts half, as in causal attention's half square."""
+    for window in (None, 100, 5000):
+        seen = [min(position + 0.5, window or 1000) for position in range(1000)]
+        assert Cache(1, heads=1, width=2, window=window).attended(1000) == pytest.approx(2 * sum(seen) / 1000, rel=1e-3)
+    assert Cache(1, state=8).attended(1000) == 0
+
+
+def test_what_a_sequence_keeps_decides_how_many_run_together(tmp_path: Path) -> None:
+    model = measure(folder("Gemma-3-4b", tmp_path))
+    whole = replace(model, caches=tuple(replace(one, window=None) for one in model.caches))
+    settings, h100 = fsdp(running=1000), device("h100-80gb")
+    windows, without = (engine(one, settings, 60 * 2**30) for one in (model, whole))
+    # 5 layers of 10,240 tokens and 29 of 1,024 against 34 of 10,240.
+    assert windows.together / without.together == pytest.approx(34 * 10_240 / (5 * 10_240 + 29 * 1024))
+    quick, slow = (rollout_seconds(one, settings, found, h100) for one, found in ((model, windows), (whole, without)))
+    assert quick < slow
