@@ -135,4 +135,3 @@ def _all_text(text: Sequence[Problem], count: int) -> str:
 
 def _ends(answer: str) -> str:
     return repr(answer if len(answer) <= 120 else f"{answer[:60]} ... {answer[-60:]}")
-

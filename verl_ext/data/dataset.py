@@ -1,4 +1,4 @@
-"""What is known of a data set: where it comes from, how its rows are read, how many there are, what is wrong with it."""
+"""What is known of a data set: where it comes from, how its rows are read, how many there are, what is faulty."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def faults(dataset: Any) -> list[str]:
         "validation": str | None, "solutions": Hub | None, "known": tuple, "exemptions": tuple, "note": str,
     }  # fmt: skip
     wrong = [(name, kind) for name, kind in typed.items() if not isinstance(getattr(dataset, name), kind)]
-    found = [f"{name} is {getattr(dataset, name)!r}; {getattr(kind, '__name__', kind)} is needed" for name, kind in wrong]
+    found = [
+        f"{name} is {getattr(dataset, name)!r}; {getattr(kind, '__name__', kind)} is needed" for name, kind in wrong
+    ]
     if isinstance(dataset.name, str) and not _NAME.fullmatch(dataset.name):
         found.append(f"name {dataset.name!r}: letters, digits and _, a letter first, as it names a folder")
     for name, options in (

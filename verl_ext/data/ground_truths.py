@@ -8,12 +8,13 @@ shape                  the answer
 ``json list``          what a list of one holds that is written into a text: ``["34"]``, ``['34']``, ``[34]``
 ``object``             what the only key of `KEYS` holds: ``{"answer": "34"}``, also written into a text
 ``####``               what follows the last ``####`` on its line: GSM8K's worked solutions
-``box``                what the last box of a text holds: MATH's worked solutions
 ``answer tag``         what the last ``<answer>...</answer>`` holds: R1's form
+``box``                what the last box of a text holds: MATH's worked solutions
 ``answer line``        what follows "The answer is:" or "Answer:" on the last line: MetaMathQA's and others'
 =====================  ==================================================================================
 
-A list of several is no answer: nothing says whether all or one of them is meant.
+What follows ``####`` or stands in a tag may be in a box. A list of several different ones is no answer: nothing says
+whether all or one of them is meant.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from verl_ext.rewards.answer_text import find_boxes
+from verl_ext.rewards.answer_text import find_boxes, unboxed
 
 KEYS = ("answer", "final_answer", "ground_truth", "value", "target")
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _LINE = re.compile(
     # Without a colon it has to be a number: "The answer is not unique" is an answer itself.
-    r"(?:^|[.!?]\s|\n)[*_#\s]*(?:so |thus,? |therefore,? |hence,? )?(?:the )?(?:final )?answer"
-    r"(?: is)?(?:[*_]*\s*:[*_]*| (?=[^\n]*\d))\s*([^\n]+?)\.?[\s*_]*$",
+    r"(?:^|[.!?]\s|\n)[*_#\s]*(?:a: |so |thus,? |therefore,? |hence,? )?(?:the )?(?:final )?answer"
+    r"(?: is)?(?:[*_]*\s*[:：][*_]*| (?=[^\n]*\d))\s*([^\n]+?)\.?[\s*_]*$",
     re.IGNORECASE,
 )
 
@@ -72,13 +73,13 @@ def _of_text(text: str) -> tuple[str, str]:
     if isinstance(written, dict):
         return _entry(written), "object"
     if found := _HASHES.findall(text):
-        return found[-1].strip(), "####"
+        return unboxed(found[-1].strip()), "####"
+    if found := _TAG.findall(text):
+        return unboxed(found[-1].strip()), "answer tag"
     if (box := find_boxes(text).last) is not None:
         return box, "box"
-    if found := _TAG.findall(text):
-        return found[-1].strip(), "answer tag"
-    if found := _LINE.search(text):
-        return found[1].strip(" *_"), "answer line"
+    if line := _LINE.search(text):
+        return line[1].strip(" *_"), "answer line"
     return text, "text"
 
 
@@ -103,9 +104,10 @@ def _written(text: str) -> Any:
 
 
 def _only(values: list[Any] | tuple[Any, ...]) -> str:
-    if len(values) > 1:
+    found = list(dict.fromkeys(answer_in(value)[0] for value in values))
+    if len(found) > 1:
         raise ValueError("the answer is a list of several")
-    return answer_in(values[0])[0] if values else ""
+    return found[0] if found else ""
 
 
 def _entry(value: dict[str, Any]) -> str:

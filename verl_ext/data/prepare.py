@@ -208,9 +208,7 @@ def _write(
     return Prepared(to.parquet, to.manifest, to.train, content)
 
 
-def rows(
-    dataset: Dataset, template: Template, problems: Sequence[Problem], split: str
-) -> list[dict[str, Any]]:
+def rows(dataset: Dataset, template: Template, problems: Sequence[Problem], split: str) -> list[dict[str, Any]]:
     """In verl's schema, one for each problem; `extra_info` keeps the bare problem and its key."""
     # Rows without the key are boxed, and what was written before stays the same to the byte.
     style = {} if dataset.answer_format == DEFAULT_FORMAT else {"answer_format": dataset.answer_format}

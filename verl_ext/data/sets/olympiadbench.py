@@ -12,9 +12,7 @@ SET = Dataset(
     Hub("zwhe99/simplerl-OlympiadBench", None, ("*test*.parquet", "*test*.jsonl")),
     problems=675,
     known=(
-        Known(
-            f"{STEER}, olympiadbench.parquet", "91c7b90188f1d5665c19b72db7e8ebfd94da59c3d5f68091f591fc17ed323f13"
-        ),
+        Known(f"{STEER}, olympiadbench.parquet", "91c7b90188f1d5665c19b72db7e8ebfd94da59c3d5f68091f591fc17ed323f13"),
     ),
     exemptions=(
         Exemption(
