@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.sources import DAPO_AFTER, DAPO_BEFORE, json_lines, parquet, real, thirty, verl_row
+from verl_ext.data.dataset import Dataset
 from verl_ext.data.faults import DataError, Faults
 from verl_ext.data.manifest import to_record
-from verl_ext.data.prepare import DEMO_TRAIN, DEMO_VALIDATION, Options, paths, prepare
+from verl_ext.data.prepare import Options, paths, prepare
 from verl_ext.data.problems import Exemption, collect, read_exemptions
-from verl_ext.data.registry import DATASETS, Dataset
+from verl_ext.data.registry import datasets
+from verl_ext.data.sets.demo_arithmetic import TRAIN, VALIDATION
 from verl_ext.data.templates import Baked
 from verl_ext.data.text import content_hash, key
 from verl_ext.demo.assets import AssetSettings
@@ -261,7 +263,7 @@ def test_numbers_and_contents_that_are_not_those_recorded(tmp_path: Path) -> Non
         prepare("hmmt25", "boxed", tmp_path, json_lines(tmp_path / "y.jsonl", rows[1:]), UNCHECKED)
     with pytest.raises(DataError, match="30 rows where 4428 are expected"):
         prepare("omni_math", "boxed", tmp_path, source, UNCHECKED)
-    record = to_record(DATASETS["hmmt25"], prepare("hmmt25", "boxed", tmp_path, source, UNCHECKED).content)
+    record = to_record(datasets()["hmmt25"], prepare("hmmt25", "boxed", tmp_path, source, UNCHECKED).content)
     assert record is not None
     assert f'Known("x.jsonl", "{content_hash(thirty())}")' in record
 
@@ -291,16 +293,16 @@ def test_the_demos_problems_are_made_and_do_not_meet(tmp_path: Path) -> None:
     done = prepare("demo_arithmetic", None, tmp_path)
     assert done.train is not None
     test, train = (pq.read_table(file).to_pylist() for file in (done.parquet, done.train))
-    assert (len(test), len(train)) == (DEMO_VALIDATION, DEMO_TRAIN)
+    assert (len(test), len(train)) == (VALIDATION, TRAIN)
     settings = AssetSettings("tiny_dense")
-    assert (settings.train_problems, settings.validation_problems) == (DEMO_TRAIN, DEMO_VALIDATION)
-    known = DATASETS["demo_arithmetic"]
-    assert (known.train_problems, known.problems) == (4096, 512) == (DEMO_TRAIN, DEMO_VALIDATION)
+    assert (settings.train_problems, settings.validation_problems) == (TRAIN, VALIDATION)
+    known = datasets()["demo_arithmetic"]
+    assert (known.train_rows, known.problems) == (4096, 512) == (TRAIN, VALIDATION)
     prompts = [{row["prompt"][0]["content"] for row in rows} for rows in (test, train)]
     assert not prompts[0] & prompts[1]
     assert train[0]["data_source"] == "verl_ext/demo_arithmetic"
     assert (done.content["unverified"], done.content["source"]) == (False, "verl_ext.demo.task")
-    assert done.content["written"]["demo.train.parquet"]["rows"] == DEMO_TRAIN
+    assert done.content["written"]["demo.train.parquet"]["rows"] == TRAIN
 
 
 REAL = {
@@ -333,12 +335,12 @@ def test_real_files(name: str, tmp_path: Path) -> None:
 
 
 def paths_of(name: str, out: Path) -> Path:
-    return paths(name, DATASETS[name].template, out).parquet
+    return paths(name, datasets()[name].template, out).parquet
 
 
 def test_the_registry_is_consistent() -> None:
-    assert set(DATASETS) >= {"math_l3to5", "dapo_math_17k", "aime24", "aime25", "amc23", "amc83", "math500"}
-    for name, dataset in DATASETS.items():
+    assert set(datasets()) >= {"math_l3to5", "dapo_math_17k", "aime24", "aime25", "amc23", "amc83", "math500"}
+    for name, dataset in datasets().items():
         assert isinstance(dataset, Dataset)
         assert dataset.name == name
         assert dataset.hub is None or dataset.problems or dataset.rows

@@ -161,11 +161,7 @@ def list_datasets(
             "title": d.title,
             "kind": d.kind,
             "problems": d.drawn or d.problems or d.rows,
-            "source": f"{d.hub.repo}@{(d.hub.revision or 'main')[:7]}"
-            if d.hub
-            else "made here"
-            if d.made
-            else "--from",
+            "source": d.source,
             "verified": d.verified,
             "template": d.template,
             "prepared": [name for name in TEMPLATES if (out / d.name / f"{name}.manifest.json").exists()],

@@ -80,6 +80,13 @@ class Dataset:
     note: str = ""
 
     @property
+    def source(self) -> str:
+        """Where its rows are from, for people."""
+        if self.hub is not None:
+            return f"{self.hub.repo}@{(self.hub.revision or 'main')[:7]}"
+        return "--from" if self.made is None else "made here"
+
+    @property
     def verified(self) -> bool:
         return bool(self.known) or self.made is not None
 

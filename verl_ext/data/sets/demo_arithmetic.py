@@ -12,7 +12,8 @@ TRAIN, VALIDATION = 4096, 512
 def make(split: str) -> Iterator[Row]:
     from verl_ext.demo import task
 
-    for problem in task.problems(split, TRAIN if split == "train" else VALIDATION, seed=0):  # type: ignore[arg-type]
+    train = split == "train"
+    for problem in task.problems("train" if train else "validation", TRAIN if train else VALIDATION, seed=0):
         yield {"problem": problem.prompt, "answer": problem.answer}
 
 
