@@ -82,7 +82,7 @@ def test_the_projects_own_tests_pass_and_notice_a_wrong_example(project: Path, t
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert "12 passed" in done.stdout
+    assert "13 passed" in done.stdout
     copy = tmp_path / "copy"
     writing.write(copy, examples.demo("copy"))
     wrong = rows(copy / "data/train.jsonl")

@@ -70,12 +70,7 @@ class DataSource(ConfigSource):
         return ConfigResult(self.provider, where, data_config(dataset), {"package": "_global_"})
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        found = {
-            ObjectType.GROUP: [GROUP] if not config_path.strip("/") else [],
-            ObjectType.CONFIG: sorted(choices()) if config_path.strip("/") == GROUP else [],
-        }
-        return (
-            sorted(found[ObjectType.GROUP] + found[ObjectType.CONFIG])
-            if results_filter is None
-            else found[results_filter]
-        )
+        if results_filter is not ObjectType.CONFIG and not config_path.strip("/"):
+            return [GROUP]
+        wanted = results_filter is not ObjectType.GROUP and config_path.strip("/") == GROUP
+        return sorted(choices()) if wanted else []
