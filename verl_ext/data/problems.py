@@ -154,6 +154,8 @@ def collect(
         reader.add(number, row)
     if not reader.collected.rows:
         faults.add("the source has no rows")
+    elif reader.collected.left_out == reader.collected.rows:
+        faults.add("the set's reader leaves out every row")
     collected = reader.finish()
     _find_contradictions(collected.problems, faults)
     _find_affixes(collected.problems, faults)

@@ -57,10 +57,9 @@ class Opened:
         for file in self.files:
             try:
                 yield from _READERS[file.suffix](file)
-            # pyarrow's own errors are of these kinds, or of several; deep JSON ends in the last.
-            except (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError, RecursionError) as error:
-                if isinstance(error, SourceError):
-                    raise
+            except SourceError:
+                raise
+            except Exception as error:  # whatever a damaged file brings about in the libraries that read it
                 what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
                 raise SourceError(f"{file.name} cannot be read as {file.suffix[1:]}: {what}") from error
 
