@@ -191,6 +191,9 @@ def test_a_template_that_nobody_knows_is_a_fault_until_it_is_named() -> None:
     assert "problems end with" in end
     named = Baked("mine", "Think very hard about the following: ", " of a long list of things. Go!")
     assert faults_of(rows, baked=(named,)) == []
+    # A question is no instruction.
+    asked = [{**row, "problem": f"On day {n} of the long week, how many eggs are there?"} for n, row in enumerate(rows)]
+    assert faults_of(asked) == []
     # Seven alike may be chance.
     assert faults_of(rows[:7]) == []
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 OWN = """
 from verl_ext.data.dataset import Dataset
 
+TASK, RESULT = "task", "result"
+
 def read(row):
-    return {"problem": row["task"], "answer": row["result"]} if row["result"] is not None else None
+    return {"problem": row[TASK], "answer": row[RESULT]} if row[RESULT] is not None else None
 
 SET = Dataset("sums", "my sums", "train", "plain", read=read)
 """
@@ -48,6 +52,11 @@ def written(file: Path | None) -> list[dict[str, Any]]:
     return pq.read_table(file).to_pylist()
 
 
+def forget() -> None:
+    for cached in (registry._found, registry.datasets, registry.broken):
+        cached.cache_clear()
+
+
 def truths(file: Path | None) -> list[str]:
     return [row["reward_model"]["ground_truth"] for row in written(file)]
 
@@ -62,7 +71,7 @@ def test_a_file_is_all_that_a_set_needs(monkeypatch: pytest.MonkeyPatch, tmp_pat
     """Put beside the others it is listed, prepared, a choice of ``data=`` and in the table of the documentation."""
     (tmp_path / "zzz_sums.py").write_text(OWN.replace('"sums"', '"zzz_sums"'))
     monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(tmp_path)])
-    registry._found.cache_clear(), registry.datasets.cache_clear()
+    forget()
     try:
         assert dataset("zzz_sums").title == "my sums"
         assert "zzz_sums" in config_source.choices()
@@ -70,7 +79,7 @@ def test_a_file_is_all_that_a_set_needs(monkeypatch: pytest.MonkeyPatch, tmp_pat
         monkeypatch.setattr(sets, "__path__", [str(tmp_path)])
         assert "| `zzz_sums` |" in docs.table()
     finally:
-        registry._found.cache_clear(), registry.datasets.cache_clear()
+        forget()
 
 
 def test_the_table_of_the_documentation_is_what_the_sets_say() -> None:
@@ -85,9 +94,12 @@ def test_the_table_of_the_documentation_is_what_the_sets_say() -> None:
 
 def of_gsm8k(count: int, first: int = 0) -> list[dict[str, Any]]:
     return [
-        {"question": f"Ann has {n} pens and buys {n + 3} more. How many?", "answer": f"She has {n}+{n + 3}.\n#### {2 * n + 3}"}
+        {
+            "question": f"Ann has {n} pens and buys {n + 3} more. How many?",
+            "answer": f"She has {n}+{n + 3}=<<{n}+{n + 3}={2 * n + 3}>>{2 * n + 3} pens.\n#### {2 * n + 3}",
+        }
         for n in range(first, first + count)
-    ]  # fmt: skip
+    ]
 
 
 def test_gsm8k_has_a_file_to_train_on_and_one_to_evaluate_on(tmp_path: Path) -> None:
@@ -123,7 +135,7 @@ def test_of_one_local_file_that_split_alone_is_written(tmp_path: Path) -> None:
 def test_verls_own_preprocessed_gsm8k_is_the_same_set(tmp_path: Path) -> None:
     asked = ' Let\'s think step by step and output the final answer after "####".'
     rows = [
-        verl_row(row["question"] + asked, row["answer"].rpartition("#### ")[2], index=n, split="train", **row)
+        verl_row(row["question"] + asked, row["answer"].rpartition("#### ")[2], index=n, worked=row["answer"])
         for n, row in enumerate(of_gsm8k(12))
     ]
     theirs = prepare("gsm8k", None, tmp_path / "a", parquet(tmp_path / "train.parquet", rows), LOOSE).content
@@ -152,9 +164,9 @@ def test_maths_answers_stand_in_the_boxes_of_its_solutions(tmp_path: Path) -> No
 def of_zoo(count: int) -> list[dict[str, Any]]:
     return [
         verl_row(f"<|im_start|>user\n{n} + 1?\nStep by step, within \\boxed{{{{}}}}.<|im_end|>", str(n + 1), index=n)
-        | {"question": f"{n} + 1?", "gt_answer": str(n + 1) if n else "", "answer": f"We add.\nIt is {n + 1}.", "level": 3}
+        | {"question": f"{n} + 1?", "gt_answer": str(n + 1) if n else "", "answer": f"We add.\nIt is {n + 1}."}
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def test_simplerls_problem_and_answer_are_taken_from_their_own_columns(tmp_path: Path) -> None:
@@ -167,9 +179,7 @@ def test_simplerls_problem_and_answer_are_taken_from_their_own_columns(tmp_path:
     assert (content["rows"], content["templates_removed"], content["left_out"]) == (8, {}, 0)
 
 
-def test_the_draw_is_the_same_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
+def test_the_draw_is_the_same_in_any_order(tmp_path: Path) -> None:
     small = replace(dataset("simplerl_8k"), drawn=5)
     rows = of_zoo(30)
     one = prepare(small, None, tmp_path / "a", parquet(tmp_path / "a.parquet", rows), UNCHECKED)
@@ -225,9 +235,7 @@ def test_other_columns_are_shown_and_not_guessed(tmp_path: Path) -> None:
 
 
 def of_own(folder: Path) -> Path:
-    return json_lines(
-        folder / "own.jsonl", [{"task": p, "result": a} for p, a in thirty()] + [{"task": "?", "result": None}]
-    )
+    return json_lines(folder / "own.jsonl", [{"task": p, "result": a} for p, a in [*thirty(), ("?", None)]])
 
 
 def test_a_set_of_ones_own_is_prepared_and_listed_like_the_others(tmp_path: Path) -> None:
@@ -258,7 +266,7 @@ def test_a_set_of_ones_own_is_prepared_and_listed_like_the_others(tmp_path: Path
         ("import sys\nsys.exit(3)", "line 2, SystemExit"),
         (OWN.replace('"sums"', '"aime24"'), "name 'aime24' is that of another data set"),
         (OWN.replace('"sums"', '"../sums"'), "name '../sums': letters, digits and _"),
-        (OWN.replace("read=read", "reed=read"), "line 7, TypeError"),
+        (OWN.replace("read=read", "reed=read"), "line 9, TypeError"),
     ],
 )
 def test_a_spec_that_is_no_set_is_explained(text: str, what: str, tmp_path: Path) -> None:
@@ -292,21 +300,16 @@ def test_all_faults_of_a_set_at_once() -> None:
             "31 rows: the set's reader ends in KeyError: 'tsk'",
         ),
         ("return 5", "31 rows: the set's reader returns int, neither a row nor None"),
-        ("return None", "30 rows where"),
+        ("return None", "the set's reader leaves out every row"),
         ('return {"problem": row["task"]}', "no reward_model.ground_truth, nor a column answer"),
     ],
 )
 def test_a_reader_that_fails_is_a_fault_of_its_rows(body: str, what: str, tmp_path: Path) -> None:
-    if what == "30 rows where":
-        what = "leaves out every row"
-    text = OWN.replace(
-        'return {"problem": row["task"], "answer": row["result"]} if row["result"] is not None else None', body
-    )
-    (tmp_path / "my_set.py").write_text(text)
+    (tmp_path / "my_set.py").write_text(re.sub("return .*", lambda _: body, OWN))
     source, out = of_own(tmp_path), tmp_path / "out"
     status, printed = invoke("prepare", "--spec", tmp_path / "my_set.py", "--from", source, "--out", out)
     assert (status, what in printed) == (2, True), printed
-    assert "columns result, task" in printed or what == "leaves out every row" or "columns problem" in printed
+    assert "columns result, task" in printed or "row" not in body or "columns problem" in printed
     assert not out.exists()
 
 
@@ -323,8 +326,7 @@ def test_sets_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         )
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "verl_ext.data_sets" else [])
-    for cached in (registry._found, registry.datasets, registry.broken):
-        cached.cache_clear()
+    forget()
     try:
         assert dataset("sums").title == "my sums"
         assert "sums" in config_source.choices()
@@ -338,8 +340,7 @@ def test_sets_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         assert "sums" in printed
         assert prepare("sums", None, tmp_path, of_own(tmp_path)).content["rows"] == 30
     finally:
-        for cached in (registry._found, registry.datasets, registry.broken):
-            cached.cache_clear()
+        forget()
 
 
 def test_a_set_without_a_hub_needs_a_file(tmp_path: Path) -> None:

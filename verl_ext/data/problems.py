@@ -359,7 +359,8 @@ def _find_affixes(problems: Sequence[Problem], faults: Faults) -> None:
     for side, cut in (("begin", slice(None, _AFFIX)), ("end", slice(-_AFFIX, None))):
         counts = Counter(problem.text[cut] for problem in problems if len(problem.text) > 2 * _AFFIX)
         for affix, count in counts.most_common(1):
-            if count * 2 >= len(problems):
+            # What all end with may be the question itself; an instruction is none.
+            if count * 2 >= len(problems) and not (side == "end" and affix.endswith(("?", "？"))):
                 faults.add(
                     f"{count} of {len(problems)} problems {side} with {affix!r}: a template that is not known. "
                     "Name it with --baked-in"

@@ -43,7 +43,7 @@ def _found() -> tuple[dict[str, Dataset], dict[str, str]]:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             others[point.name] = _checked(point.load(), f"entry point {point.value}", {**ours, **others}, point.name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # Whatever another package raises: it must not end a command that does not ask for its set.
             wrong[point.name] = str(error) if isinstance(error, SpecError) else f"{type(error).__name__}: {error}"
     return {**ours, **others}, wrong
@@ -57,7 +57,7 @@ def load(file: Path) -> Dataset:
     """
     try:
         defined = runpy.run_path(str(file))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # The user's own code: the last line of it says where.
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         where = f"line {lines[-1]}, " if lines else ""

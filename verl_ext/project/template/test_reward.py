@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from reward import ANSWER_FORMAT, OUTCOMES, compute_score
 
+from verl_ext.data.ground_truths import answer_in
 from verl_ext.rewards.answer_text import written
 
 WRONG = "-271828182"
@@ -54,8 +55,11 @@ def examples(split: str) -> list[dict[str, Any]]:
 def test_a_right_answer_to_every_example_earns_1_and_a_wrong_one_0(split: str) -> None:
     for number, example in enumerate(examples(split), start=1):
         truth = example["reward_model"]["ground_truth"]
-        for answer, score in ((truth, 1.0), (WRONG, 0.0)):
-            response = f"So we have it.\n{written(answer, ANSWER_FORMAT)}"
+        answer, _ = answer_in(truth)
+        told = f"line {number}: a worked solution, of which the answer alone is a ground truth: {answer!r}"
+        assert answer == truth.strip(), told
+        for given, score in ((truth, 1.0), (WRONG, 0.0)):
+            response = f"So we have it.\n{written(given, ANSWER_FORMAT)}"
             result = compute_score(example["data_source"], response, truth, example.get("extra_info"))
             fault = "the right answer is not accepted" if score else f"{WRONG} is accepted"
             assert result["score"] == score, f"line {number}: {fault}: {truth!r}"
