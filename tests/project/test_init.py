@@ -234,6 +234,8 @@ def test_right_answers_to_worked_solutions_earn_1_by_the_projects_own_test(schem
     done = subprocess.run(command, cwd=tmp_path / "mine", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "13 passed" in done.stdout
+    if schema != "hub":
+        return
     # It has to notice what it is there for: a worked solution in place of an answer, and a wrong answer that pays.
     made[0]["reward_model"]["ground_truth"] = "We add.\n#### 5"
     (tmp_path / "mine/data/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))

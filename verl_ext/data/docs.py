@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from textwrap import fill
 
 from verl_ext.data import sets
 from verl_ext.data.dataset import Dataset
@@ -18,7 +19,11 @@ def table() -> str:
 
     ours = [one for name, one in datasets().items() if Path(*sets.__path__, f"{name}.py").is_file()]
     head = ["| name | problems | checked against a real file | hub, revision |", "|---|---|---|---|"]
-    notes = [f"- `{one.name}`: {one.title}.{f' {one.note}' if one.note else ''}" for one in ours]
+    notes = [
+        fill(f"- `{one.name}`, {one.title}. {one.note}", 120, subsequent_indent="  ", break_on_hyphens=False)
+        for one in ours
+        if one.note
+    ]
     return "\n".join([*head, *(_row(one) for one in ours), "", *notes])
 
 

@@ -17,7 +17,7 @@ SET = Dataset(
     train_rows=7500,
     text_answers=True,
     note=(
-        "MATH-500 (math500) is a part of the 5,000. Some of its answers are words, choices and names of days, hence "
-        "text. Papers that train on 12,000 take everything but MATH-500; this is the split of MATH's authors."
+        "MATH-500 (math500) is a part of the 5,000; papers that train on 12,000 take everything but MATH-500. Some "
+        "answers are words."
     ),
 )

@@ -17,7 +17,7 @@ def read(row: Row) -> Row:
 
 SET = Dataset(
     "math_l3to5",
-    "MATH, levels 3 to 5, as Dr. GRPO trains on",
+    "MATH, levels 3 to 5",
     "train",
     "qwen_math",
     ZOO,
