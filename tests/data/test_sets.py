@@ -247,6 +247,8 @@ def test_a_set_of_ones_own_is_prepared_and_listed_like_the_others(tmp_path: Path
     assert (content["title"], content["rows"], content["left_out"]) == ("my sums", 30, 1)
     assert content["answers_checked"]["accepted"] == 30
     assert str(tmp_path) not in (out / "sums/plain.manifest.json").read_text()
+    (out / "foreign").mkdir()
+    (out / "foreign/x.manifest.json").write_text("[]")
     assert "sums" in invoke("list", "--out", out)[1]
     (row,) = (row for row in json.loads(invoke("list", "--json", "--out", out)[1]) if row["name"] == "sums")
     assert (row["kind"], row["problems"], row["prepared"]) == ("train", 30, ["plain"])

@@ -78,7 +78,8 @@ def check(
             wrong[answer] = f"{result.outcome}{f', {result.detail}' if result.detail else ''}"
     passed = [answer for answer in answers if answer not in wrong]
     kinds = dict(zip(passed, told(verifiers.kinds(passed, workers, timeout_s)), strict=True))
-    loose = passed
+    # What cannot be read would cost its whole time once more with each of the others.
+    loose = [answer for answer in passed if kinds[answer].kind != "unreadable"]
     for others in _others(answers):
         pairs = [(written(others(answer), answer_format), answer) for answer in loose]
         loose = [a for a, result in zip(loose, graded(pairs), strict=True) if result.outcome == "correct"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,9 +118,11 @@ def _show(done: Prepared, console: Console) -> None:  # type: ignore[name-define
     content = done.content
     for name in content["written"]:
         console.print(f"{done.parquet.with_name(name)}", markup=False, highlight=False, soft_wrap=True)
+    train = content.get("train")
     times = ", ".join(f"{count} {copies} times" for copies, count in content["repetition"].items() if copies != "1")
     facts = {
         "problems": f"{content['rows']} from {content['source_rows']} rows of {content['source']}",
+        "to train": f"{train['rows']} from {train['source_rows']} rows" if train else "",
         "repeated": times,
         "templates": ", ".join(f"{name} off {count} rows" for name, count in content["templates_removed"].items()),
         "answers": ", ".join(f"{shape} in {found['rows']} rows" for shape, found in content["ground_truths"].items()),
@@ -191,12 +193,15 @@ def _prepared_alone(out: Path, known: Collection[str]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for file in sorted(out.glob("*/*.manifest.json")):
         name = file.parent.name
-        if name not in known:
+        if name in known:
+            continue
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # a file of that name that is none of ours
             content = json.loads(file.read_text(encoding="utf-8"))
             facts = {key: content.get(key) for key in ("title", "kind", "source")}
             row = {"name": name, **facts, "problems": content["rows"], "verified": not content["unverified"]}
-            found.setdefault(name, {**row, "template": content["template"]["name"], "prepared": [], "note": "--spec"})
-            found[name]["prepared"].append(content["template"]["name"])
+            template = content["template"]["name"]
+            found.setdefault(name, {**row, "template": template, "prepared": [], "note": "--spec"})
+            found[name]["prepared"].append(template)
     return list(found.values())
 
 

@@ -94,7 +94,9 @@ def to_record(dataset: Dataset, content: dict[str, Any]) -> str | None:
     lines = [f"{dataset.name}: unverified. Compare with the paper's set; to record what was found, in its file:"]
     if revision is not None and dataset.hub is not None and revision != dataset.hub.revision:
         lines.append(f'    Hub("{dataset.hub.repo}", "{revision}", ...)')
-    distinct = sum(content["repetition"].values())
-    lines.append(f"    problems: {distinct} different pairs of problem and answer in {content['source_rows']} rows")
-    lines.append(f'    Known("{content["source"]}", "{content["content_sha256"]}")')
+    for part in (content, *([content["train"]] if "train" in content else [])):
+        distinct = sum(part["repetition"].values())
+        lines.append(f"    problems: {distinct} different pairs of problem and answer in {part['source_rows']} rows")
+        origin = content["source"] if "train" not in content else f"{content['source']}, {', '.join(part['files'])}"
+        lines.append(f'    Known("{origin}", "{part["content_sha256"]}")')
     return "\n".join(lines)
