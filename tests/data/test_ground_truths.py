@@ -146,11 +146,8 @@ def test_the_given_files_of_json_lists_and_of_congruences(tmp_path: Path) -> Non
     lists = prepare("hmmt25", "boxed", tmp_path / "a", CASES / "jsonlist.parquet", LOOSE)
     assert [row["reward_model"]["ground_truth"] for row in pq.read_table(lists.parquet).to_pylist()][:2] == ["9", "15"]
     assert lists.content["ground_truths"]["json list"]["rows"] == 4
-    try:
-        pmod = prepare("hmmt25", "boxed", tmp_path / "b", CASES / "pmod.parquet", LOOSE).content
-        assert (pmod["rows"], pmod["answers_checked"]["accepted"]) == (4, 4)
-    except DataError as error:  # a reader that takes too long over a congruence costs that row alone
-        assert [place.row for fault in error.faults for place in fault.places] == [2]  # noqa: PT017
+    pmod = prepare("hmmt25", "boxed", tmp_path / "b", CASES / "pmod.parquet", LOOSE).content
+    assert (pmod["rows"], pmod["answers_checked"]["accepted"]) == (4, 4)
 
 
 def test_many_answers_of_words_are_a_fault_that_shows_three(tmp_path: Path) -> None:
