@@ -17,6 +17,13 @@ OTHERS = 3
 """Other rows' answers that are tried: two rows may have the same value in two spellings, three hardly."""
 WRONG = "-271828182"
 """Tried last, where a set has few other answers."""
+_REFUSED = "the verifier does not accept the answer for itself"
+_LOOSE = "the verifier accepts other rows' answers for this one"
+_UNMARKED = "the answer is several lines of words: a worked solution that does not mark its answer"
+_OF_KIND = {
+    "unreadable": "the answer cannot be read",
+    "damaged": "the answer is damaged: its brackets do not match, or a command has no argument",
+}
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)``."""
 
@@ -85,22 +92,18 @@ def check(
         loose = [a for a, result in zip(loose, graded(pairs), strict=True) if result.outcome == "correct"]
         if not loose:
             break
+    found = {answer: (_REFUSED, detail) for answer, detail in wrong.items()}
+    found |= dict.fromkeys(loose, (_LOOSE, ""))
+    for answer, kind in kinds.items():
+        if kind.kind == "text" and "\n" in answer:
+            found.setdefault(answer, (_UNMARKED, ""))
+        elif kind.kind in _OF_KIND:
+            found.setdefault(answer, (_OF_KIND[kind.kind], kind.detail))
     for problem in problems:
-        answer, kind = problem.answer, kinds.get(problem.answer)
-        if problem.key in keep:
-            continue
-        place = Place(problem.row, problem.key, repr(answer))
-        if answer in wrong:
-            what = "the verifier does not accept the answer for itself"
-            faults.add(what, Place(problem.row, problem.key, f"{answer!r}: {wrong[answer]}"))
-        elif answer in loose:
-            faults.add("the verifier accepts other rows' answers for this one", place)
-        elif kind is not None and kind.kind == "unreadable":
-            faults.add("the answer cannot be read", Place(problem.row, problem.key, f"{answer!r}: {kind.detail}"))
-        elif kind is not None and kind.kind == "damaged":
-            faults.add("the answer is damaged: its brackets do not match, or a command has no argument", place)
-        elif kind is not None and kind.kind == "text" and "\n" in answer:
-            faults.add("the answer is several lines of words: a worked solution that does not mark its answer", place)
+        if problem.answer in found and problem.key not in keep:
+            what, detail = found[problem.answer]
+            seen = f"{problem.answer!r}{f': {detail}' if detail else ''}"
+            faults.add(what, Place(problem.row, problem.key, seen))
     text = [p for p in problems if p.key not in keep and p.answer in kinds and kinds[p.answer].kind == "text"]
     if not text_answers and len(text) > TEXT_SHARE * len(problems):
         faults.add(_all_text(text, len(problems)))
