@@ -230,6 +230,8 @@ def test_right_answers_to_worked_solutions_earn_1_by_the_projects_own_test(schem
     made = rows(tmp_path / "mine/data/train.jsonl") + rows(tmp_path / "mine/data/validation.jsonl")
     found = {row["reward_model"]["ground_truth"].replace(",", "") for row in made}
     assert found == {str(1000 + 25 * n) for n in range(40)}
+    told = "gsm8k.parquet (answers taken from the #### of 40 rows)" in (tmp_path / "mine/README.md").read_text()
+    assert told == (schema != "verl")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path / "mine", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,15 @@ def own(name: str, file: Path, template: str | None = None, text_answers: bool =
         raise ProjectError([f"--data: {error}", *_template_faults(template)]) from error
     ready = bool(found) and isinstance(found[0].get("prompt"), list)
     made = _ready if ready else _bare
-    keyed = made(name, file, found, template, text_answers)
+    keyed, shapes = made(name, file, found, template, text_answers)
     held = {key for key in keyed if _held_out(key)} or {*list(keyed)[-1:]}
     train = [row for key, row in keyed.items() if key not in held]
     if len(train) < LEAST_TRAIN:
         least = LEAST_TRAIN + 1
         raise ProjectError([f"--data {file} has {len(keyed)} different problems; at least {least} are needed"])
-    return Examples(train, [row for key, row in keyed.items() if key in held], file.name)
+    read = ", ".join(f"{shape} of {count} rows" for shape, count in shapes.items() if shape not in ("text", "number"))
+    source = f"{file.name} (answers taken from the {read})" if read else file.name
+    return Examples(train, [row for key, row in keyed.items() if key in held], source)
 
 
 def _template_faults(template: str | None) -> list[str]:
@@ -106,8 +109,12 @@ def _template_faults(template: str | None) -> list[str]:
     return [f"--template {template}: no such template; there are {', '.join(usable)}"]
 
 
-def _bare(name: str, file: Path, found: list[Row], template: str | None, text_answers: bool) -> dict[str, Row]:
-    """Rows made of bare problems, by their keys."""
+_Keyed = tuple[dict[str, Row], Mapping[str, int]]
+"""Rows by their keys; shape of a ground truth -> how many rows of the file have it."""
+
+
+def _bare(name: str, file: Path, found: list[Row], template: str | None, text_answers: bool) -> _Keyed:
+    """Rows made of bare problems."""
     from verl_ext.data.answers import check
     from verl_ext.data.dataset import Dataset
     from verl_ext.data.faults import Faults
@@ -116,7 +123,8 @@ def _bare(name: str, file: Path, found: list[Row], template: str | None, text_an
     from verl_ext.data.templates import TEMPLATES
 
     faults = Faults()
-    problems = collect(found, faults).problems
+    collected = collect(found, faults)
+    problems = collected.problems
     check(problems, faults, answer_format=ANSWER_FORMAT, text_answers=text_answers)
     told = [f"--data {file}: {fault}" for fault in faults.all()]
     if any("--baked-in" in fault for fault in told):
@@ -124,11 +132,12 @@ def _bare(name: str, file: Path, found: list[Row], template: str | None, text_an
     if told := [*told, *_template_faults(template)]:
         raise ProjectError(told)
     made = rows(Dataset(name, name, "train"), TEMPLATES[template or "boxed"], problems, "train")
-    return {problem.key: {**row, "data_source": name} for problem, row in zip(problems, made, strict=True)}
+    keyed = {problem.key: {**row, "data_source": name} for problem, row in zip(problems, made, strict=True)}
+    return keyed, {shape: facts["rows"] for shape, facts in collected.shapes.items()}
 
 
-def _ready(name: str, file: Path, found: list[Row], template: str | None, text_answers: bool) -> dict[str, Row]:
-    """Rows that are in verl's schema already, by their keys; of equal ones the first."""
+def _ready(name: str, file: Path, found: list[Row], template: str | None, text_answers: bool) -> _Keyed:
+    """Rows that are in verl's schema already; of equal ones the first."""
     from verl_ext.data.answers import check
     from verl_ext.data.faults import Faults
     from verl_ext.data.problems import Problem
@@ -145,11 +154,13 @@ def _ready(name: str, file: Path, found: list[Row], template: str | None, text_a
         )
     keyed: dict[str, Row] = {}
     problems: dict[str, Problem] = {}
+    shapes: Counter[str] = Counter()
     for number, row in enumerate(found):
         if not _fits(row):
             continue
         prompt = "\n".join(message["content"] for message in row["prompt"])
-        answer = answer_in(row["reward_model"]["ground_truth"])[0]
+        answer, shape = answer_in(row["reward_model"]["ground_truth"])
+        shapes[shape] += 1
         name_of_row = key(prompt, answer)
         marked = {"reward_model": {**row["reward_model"], "ground_truth": answer}}
         keyed.setdefault(name_of_row, {"data_source": name, **row, **marked})
@@ -158,7 +169,7 @@ def _ready(name: str, file: Path, found: list[Row], template: str | None, text_a
     check(list(problems.values()), faults, answer_format=ANSWER_FORMAT, text_answers=text_answers)
     if told := [*told, *(f"--data {file}: {fault}" for fault in faults.all())]:
         raise ProjectError(told)
-    return keyed
+    return keyed, shapes
 
 
 def _fits(row: Row) -> bool:
