@@ -75,7 +75,7 @@ def warm_up() -> None:
         _parsed(_readable(canonical(text)))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def expression(text: str) -> Any:
     """The sympy expression of a canonical text, None if it cannot be read as one, or is too deep to be."""
     try:

@@ -24,7 +24,7 @@ _LARGEST_POWER = 100_000
 """An exponent above this is too large whatever its base."""
 _WORK = 20_000
 """Operations for one value; those on long numbers count more."""
-_TERMS = 400
+_TERMS = 200
 """Of a series without end."""
 _PRECISION = 400
 _ZERO = mp.mpf(2) ** -350
