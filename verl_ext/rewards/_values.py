@@ -329,8 +329,11 @@ def _points(names: list[str], steps: bool, signed: bool) -> list[list[dict[str, 
     return points
 
 
-def _same_at(truth: Any, answer: Any, point: Mapping[str, Any], tolerance: Any) -> bool:
+def _same_at(truth: Any, answer: Any, point: Mapping[str, Any], tolerance: Any) -> bool | None:
+    """None where neither has a value."""
     first, second = value(truth, point), value(answer, point)
+    if first is None and second is None:
+        return None
     if first is None or second is None:
         return False
     if _exact(first, second) and tolerance is _DIGITS:
@@ -361,12 +364,14 @@ def equal_expressions(truth: Any, answer: Any) -> bool:
     for choices in _points(names, steps, signed) if names else [[{}]]:
         for point in choices:
             try:
-                if not _same_at(truth, answer, point, tolerance):
-                    return False
+                same = _same_at(truth, answer, point, tolerance)
             except TooLargeError:
                 continue
-            tried += 1
-            break
+            if same is False:
+                return False
+            if same:
+                tried += 1
+                break
     return tried >= (_LEAST_POINTS if names else 1)
 
 
