@@ -339,6 +339,7 @@ def _points(names: list[str], whole: list[bool], signed: bool) -> list[list[dict
 
 
 def _same_at(truth: Any, answer: Any, point: Mapping[str, Any], tolerance: Any) -> bool | None:
+    """None where one of them has no value, or none that is known."""
     first, second = value(truth, point), value(answer, point)
     if first is None or second is None:
         return None
