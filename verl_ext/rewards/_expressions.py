@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import sympy
@@ -23,6 +24,8 @@ DERIVATIVE = re.compile(
     r"\\frac\s*\{\s*d\s*(?:\^\{?\d\}?)?\s*((?:\\[a-z]+\s*)?[A-Za-z]?(?:_\{?\w+\}?)?)\s*\}"
     r"\s*\{\s*d\s*(?:\\[a-z]+|[A-Za-z])\s*(?:\^\{?\d\}?)?\s*\}"
 )
+_OPERATORS = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
+_PARSED_CHARACTERS, _PARSED_DEPTH, _PARSED_OPERATORS = 400, 8, 6
 _STACKED = re.compile(r"(?:\^\s*\\?[A-Za-z0-9]+\s*){9}")
 """Powers without braces that LaTeX refuses, and the parser reads for minutes."""
 
@@ -45,6 +48,13 @@ def _readable(text: str) -> str:
     if re.search(_TRIGONOMETRIC, text):
         text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\{\\circ\}", r"(\1 \\cdot \\pi/180)", text)
     return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+
+
+def _is_endless(text: str) -> bool:
+    # The parser's time grows much faster than these; no ground truth seen has half of any in one expression.
+    depths = accumulate((character in "([{") - (character in ")]}") for character in text)
+    repeated = len(_OPERATORS.findall(text)) > _PARSED_OPERATORS or text.count("|") > 2 * _PARSED_OPERATORS
+    return repeated or len(text) > _PARSED_CHARACTERS or max(depths, default=0) > _PARSED_DEPTH
 
 
 def _parsed(text: str) -> Any:
@@ -89,7 +99,7 @@ def _expression(text: str) -> Any:
     if _STACKED.search(plain):
         return None
     parsed = _formula.read(plain)
-    if parsed is None:
+    if parsed is None and not _is_endless(plain):
         parsed = _parsed(plain)
     if not isinstance(parsed, sympy.Expr) or isinstance(parsed, sympy.MatrixBase) or parsed.has(sympy.nan, sympy.zoo):
         return None

@@ -132,6 +132,9 @@ class _Reader:
         if token == "\\frac":
             top = self.braces()
             return sympy.Mul(top, sympy.Pow(self.braces(), sympy.Integer(-1), evaluate=False), evaluate=False)
+        if token == "\\binom":
+            above = self.braces()
+            return sympy.binomial(above, self.braces(), evaluate=False)
         if token == "\\sqrt":
             index = self.bracketed() if self.next == "[" else sympy.Integer(2)
             if not index.is_Integer or index == 0:
