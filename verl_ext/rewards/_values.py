@@ -242,12 +242,13 @@ class _Evaluation:
 
     def along(self, expr: Any, name: Any) -> Callable[[Any], Any]:
         def function(at: Any) -> Any:
-            outside = self.point.get(str(name))
-            self.point[str(name)] = at
+            self.work += 2  # of a quadrature, beside what is computed
+            outside = self.point.get(name.name)
+            self.point[name.name] = self.checked(at)
             try:
                 return self.of(expr)
             finally:
-                self.point[str(name)] = outside
+                self.point[name.name] = outside
 
         return function
 
