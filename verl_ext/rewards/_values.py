@@ -23,7 +23,7 @@ INEXACT_BITS = 1 << 12
 """Another number is too large, or too small, with a logarithm to base 2 above this."""
 _LARGEST_POWER = 100_000
 """An exponent above this is too large whatever its base."""
-_WORK = 40_000
+_WORK = 25_000
 """Operations for one value; those on long numbers count more."""
 _TERMS = 200
 """Of a series without end."""
@@ -242,7 +242,6 @@ class _Evaluation:
 
     def along(self, expr: Any, name: Any) -> Callable[[Any], Any]:
         def function(at: Any) -> Any:
-            self.work += 2  # of a quadrature, beside what is computed
             outside = self.point.get(name.name)
             self.point[name.name] = self.checked(at)
             try:
