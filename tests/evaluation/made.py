@@ -36,9 +36,12 @@ def verifiers(version: str = "made 1", correct: str = "correct") -> SimpleNamesp
     def get(name: str) -> SimpleNamespace:
         if not name.startswith("made"):
             raise ValueError(f"no verifier {name}; known are made, made_too")
-        return SimpleNamespace(name=name, version=version if name == "made" else f"{name} 1")
+        found = version if name == "made" else f"{name} 1"
+        return SimpleNamespace(name=name, version=found, described=lambda _: found)
 
-    def grade_many(verifier: Any, pairs: list[tuple[str, str]], workers: int) -> Iterator[SimpleNamespace]:
+    def grade_many(
+        verifier: Any, pairs: list[tuple[str, str]], workers: int, answer_format: str
+    ) -> Iterator[SimpleNamespace]:
         for response, truth in pairs:
             outcome = response.split()[-1] if response else "unparsable"
             if outcome == correct and truth:

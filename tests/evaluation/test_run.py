@@ -27,6 +27,7 @@ RESPONSES = [
     ["\\boxed{2}", "\\boxed{3}", "\\boxed{", "it is 1.0"],
 ]
 TRUTHS = ["7", "1"]
+SAID = {"answer_format": "last_number"}
 
 
 def asked(tmp_path: Path, **changes: Any) -> Request:
@@ -108,6 +109,26 @@ def test_a_verifier_of_another_version_scores_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(scoring, "_verifiers", lambda: made.verifiers("made 2", correct="yes"))
     summary = evaluate(request)["bench"]
     assert (summary.verifier, summary.outcomes["correct"], summary.outcomes["wrong"]) == ("made 2", 4, 4)
+
+
+def test_the_answer_format_is_the_files_and_is_recorded(tmp_path: Path) -> None:
+    request = finished(tmp_path, [["Answer: 7", "\\boxed{7}", "7", "Answer: 8"], ["Answer: 1", "1", "", "\\boxed{1}"]])
+    assert evaluate(request)["bench"].outcomes["correct"] == 2  # boxes
+    with pytest.raises(RequestError, match="answer_format 'lines' is not known"):
+        evaluate(replace(request, answer_format="lines"))
+    line = evaluate(replace(request, answer_format="answer_line"))["bench"]  # the same responses, scored again
+    assert (line.outcomes["correct"], line.outcomes["wrong"], line.verifier[-12:]) == (2, 1, " answer_line")
+    assert rescore(tmp_path / "out", "exact")["bench"] == line
+    rows = pq.read_table(tmp_path / "bench.parquet").to_pylist()
+    file = BenchmarkFile("bench", made.table(tmp_path / "said.parquet", [{**r, "extra_info": SAID} for r in rows]))
+    assert read(file).answer_format == "last_number"
+    with pytest.raises(RequestError, match="bench: answer_format is 'boxed' where it is asked for, and 'last_number'"):
+        evaluate(replace(request, benchmarks=[file], answer_format="boxed"))
+    with pytest.raises(RequestError, match="json:loads reads responses itself"):
+        evaluate(replace(request, verifier="pkg://json:loads", answer_format="auto"))
+    made.table(tmp_path / "said.parquet", [{**rows[0], "extra_info": SAID}, {**rows[1], "extra_info": None}])
+    with pytest.raises(RequestError, match=r"rows differ in extra_info.answer_format \(None, last_number\)"):
+        read(file)
 
 
 def test_unfinished_and_absent_evaluations_are_not_rescored(tmp_path: Path) -> None:

@@ -116,6 +116,26 @@ def test_the_function_gets_what_verl_hands_it(tmp_path: Path) -> None:
     assert out.read_text().splitlines() == [f"mine|\\boxed{{4}}|4|{keys}", f"mine||4|{keys}"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "said", "fault"),
+    [
+        ("boxes", None, "'boxes' is not known: choose boxed, "),
+        (None, "line", "'line' is not known: choose boxed, "),
+        ("boxed", "answer_line", "is 'boxed' where it is asked for, and 'answer_line' in the data"),
+    ],
+)
+def test_an_answer_format_at_fault_is_found_before_the_start(
+    tmp_path: Path, asked: str | None, said: str | None, fault: str
+) -> None:
+    ours = {
+        "reward.custom_reward_function.path": "pkg://verl_ext.rewards.math",
+        "reward.custom_reward_function.reward_kwargs": {} if asked is None else {"answer_format": asked},
+    }
+    row = {**BOXED, "extra_info": {"index": 7, "answer_format": said}}
+    (found,) = probe(tmp_path, "compute_score", row, **ours).faults
+    assert fault in found
+
+
 # settings -> part of the note that says why nothing was called
 BEYOND = {
     "reward model": ({"reward.reward_model.enable": True}, "a reward model"),

@@ -51,6 +51,12 @@ def test_formats_of_others(prompt: Any, expected: str) -> None:
     assert asked(prompt) == (expected, "")
 
 
+def test_a_row_that_asks_for_nothing_may_declare_its_format() -> None:
+    row = {"prompt": "2*3?", "reward_model": {"ground_truth": "6"}, "extra_info": {"answer_format": "answer_line"}}
+    assert right_answer(row, "prompt") == ("Answer: 6", "")
+    assert right_answer({**row, "prompt": "in \\boxed{}"}, "prompt") == ("\\boxed{6}", "")
+
+
 def test_an_unknown_format_has_no_answer() -> None:
     assert asked("2*3?") == (None, "its prompt asks for no format that is known")
     assert asked("\\boxed{}", ["6"]) == (None, "its ground truth is no plain answer")

@@ -43,7 +43,7 @@ def test_file(name: str, problems: int) -> None:
 @pytest.mark.parametrize("name", ["math500", "minerva_math", "olympiadbench"])
 def test_every_ground_truth_in_a_box_is_correct(name: str) -> None:
     from verl_ext.rewards._grading import grade
-    from verl_ext.rewards.boxes import answer_of
+    from verl_ext.rewards.answer_text import answer_of
 
     truths = ground_truths(FOLDER / f"{name}.parquet")
     wrong = [truth for truth in truths if grade(answer_of(f"\\boxed{{{truth}}}", truth), truth) != "correct"]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from verl_ext.rewards._grading import grade
 from verl_ext.rewards._latex import canonical
 from verl_ext.rewards._numbers import literal
-from verl_ext.rewards.boxes import find_boxes
 
 _SPEC = importlib.util.spec_from_file_location("pairs", Path(__file__).with_name("pairs.py"))
 assert _SPEC is not None
@@ -77,19 +76,3 @@ def test_ground_truth_that_says_nothing_is_named(truth: str) -> None:
 @pytest.mark.parametrize("answer", [None, "", "=", "?", "\\frac{", "6)+(", "x" * 20_000])
 def test_unreadable_answers_are_unparsable(answer: str | None) -> None:
     assert grade(answer, "6") == "unparsable"
-
-
-@pytest.mark.parametrize(
-    ("text", "last"),
-    [
-        ("\\boxed{1} \\boxed{2}", "2"),
-        ("\\boxed{\\boxed{3}}", "3"),
-        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
-        ("\\boxed{\\left\\{ 1 \\right.}", "\\left\\{ 1 \\right."),
-        ("\\boxed {4}", "4"),
-        ("\\boxed{1} \\boxed{", None),
-        ("no box }", None),
-    ],
-)
-def test_last_box(text: str, last: str | None) -> None:
-    assert find_boxes(text).last == last

@@ -68,6 +68,23 @@ def test_boxed_is_about_the_form_only(solution: str, boxed: float) -> None:
     assert result["verifier"] == f"math-verify {version('math-verify')}, verl_ext {version('verl_ext')}/{RULES}"
 
 
+def test_the_answer_format_is_the_rows_or_the_settings_and_is_recorded() -> None:
+    line, boxed = "Answer: 6", "\\boxed{6}"
+    said = {"answer_format": "answer_line"}
+    assert [score(text, extra_info=said)["outcome"] for text in (line, boxed)] == ["correct", "unparsable"]
+    assert [score(text, answer_format="answer_line")["outcome"] for text in (line, boxed)] == ["correct", "unparsable"]
+    assert [score(text, extra_info={"answer_format": None})["outcome"] for text in (line, boxed)] == [
+        "unparsable",
+        "correct",
+    ]
+    assert str(score(line, extra_info=said)["verifier"]).endswith(f"/{RULES} answer_line")
+    assert score(line, extra_info=said)["boxed"] == 0.0
+    with pytest.raises(ValueError, match="'test': answer_format is 'boxed' where it is asked for, and 'answer_line'"):
+        score(line, extra_info=said, answer_format="boxed")
+    with pytest.raises(ValueError, match="'test': answer_format 'lines' is not known"):
+        score(line, answer_format="lines")
+
+
 def test_endless_computation_is_killed_and_the_next_answer_graded() -> None:
     score("\\boxed{6}")
     result = score(ENDLESS, timeout_s=0.5)

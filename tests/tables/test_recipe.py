@@ -90,6 +90,13 @@ def test_a_row_that_is_only_evaluated_takes_over_no_training() -> None:
     assert row.checkpoint == Checkpoint("last", None)
 
 
+def test_the_answer_format_of_a_table_is_a_box_unless_it_says_so() -> None:
+    assert parse(HEAD + ROW, "p", "t").answer_format == "boxed"
+    assert parse(HEAD.replace("template:", "answer_format: answer_line\ntemplate:") + ROW, "p", "t").answer_format == (
+        "answer_line"
+    )
+
+
 def test_columns_and_decodings() -> None:
     table = parse(HEAD + ROW, "p", "t")
     assert table.decodings["drawn"] == Decoding("drawn", 0.6, 0.95, 32, 8192, 20)
@@ -106,6 +113,10 @@ FAULTY = [
     (HEAD + ROW.replace("MATH: null, ", ""), ["p/t/ours: published lacks MATH"]),
     (HEAD + ROW.replace("MATH: null", "MATH: '-'"), ["published MATH must be a number or null"]),
     (HEAD + ROW.replace("Avg: 5", "Avg: 5, X: 1"), ["published has 'X', which is no column"]),
+    (HEAD.replace("template:", "answer_format: auto\ntemplate:") + ROW, ["p/t: answer_format auto takes whatever"]),
+    (HEAD.replace("template:", "answer_format: box\ntemplate:") + ROW, ["answer_format 'box' is not one of"]),
+    (HEAD + ROW.replace("+d: x", "+r.reward_kwargs.answer_format: auto"), ["p/t/ours: answer_format auto takes"]),
+    (HEAD + ROW.replace("+d: x", "+r.reward_kwargs: {answer_format: auto}"), ["p/t/ours: answer_format auto takes"]),
     (HEAD + ROW + ROW, ["rows with the same name: ours"]),
     (HEAD + ROW.replace("name: ours", "name: Ours"), ["must be snake_case"]),
     (HEAD + ROW.replace("algo: sspo, ", ""), ["choices must have algo"]),

@@ -49,7 +49,7 @@ def check(
         if progress is not None:
             progress(len(results), len(pairs))
     graded = dict(zip(answers, results, strict=False))
-    kinds = dict(zip(answers, verifiers.kinds(answers, workers, timeout_s), strict=True))
+    kinds = {a: found.kind for a, found in zip(answers, verifiers.kinds(answers, workers, timeout_s), strict=True)}
     agree = sum(result.outcome == "correct" for result in results[len(answers) :])
     passed = 0
     for problem in problems:

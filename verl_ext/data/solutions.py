@@ -59,7 +59,7 @@ def _by_text(opened: Opened, faults: Faults) -> dict[str, str]:
 
 
 def _check(problems: Sequence[Problem], faults: Faults, keep: Collection[str]) -> None:
-    from verl_ext.rewards.boxes import find_boxes
+    from verl_ext.rewards.answer_text import find_boxes
 
     for problem in problems:
         if problem.solution is None:

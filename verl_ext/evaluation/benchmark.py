@@ -35,12 +35,19 @@ class Problem:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark that was read: name, file, the file's hash, problems."""
+    """A benchmark that was read.
+
+    Attributes:
+        name, file, sha256: what its results go under, the file and its hash.
+        problems: of the file.
+        answer_format: where its prompts ask for the answer (``extra_info.answer_format``); None if it does not say.
+    """
 
     name: str
     file: Path
     sha256: str
     problems: Sequence[Problem]
+    answer_format: str | None = None
 
 
 def read(file: BenchmarkFile) -> Benchmark:
@@ -65,7 +72,12 @@ def read(file: BenchmarkFile) -> Benchmark:
         what = f"has no column {' and no column '.join(absent)}" if absent else "has no row"
         raise RequestError([f"benchmark {file.name}: {path} {what}; verl's schema is needed"])
     rows = table.select(_COLUMNS).to_pylist()
+    said = table["extra_info"].to_pylist() if "extra_info" in table.column_names else [None] * len(rows)
+    formats = {(info or {}).get("answer_format") for info in said}
     faults = _faults(rows)
+    if len(formats) > 1:
+        named = ", ".join(sorted(map(str, formats)))
+        faults.append(f"rows differ in extra_info.answer_format ({named}); give each format a file of its own")
     if faults:
         raise RequestError([f"benchmark {file.name}: {fault}" for fault in faults])
     problems = [
@@ -79,7 +91,7 @@ def read(file: BenchmarkFile) -> Benchmark:
     repeated = _repeated(problems)
     if repeated:
         raise RequestError([f"benchmark {file.name}: {repeated}"])
-    return Benchmark(file.name, path, hashlib.sha256(content).hexdigest(), problems)
+    return Benchmark(file.name, path, hashlib.sha256(content).hexdigest(), problems, formats.pop())
 
 
 def _faults(rows: Sequence[dict[str, Any]]) -> list[str]:

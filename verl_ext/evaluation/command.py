@@ -38,6 +38,9 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results; the same again goes on.")] = Path("outputs/eval"),
     verifier: Verifier = "math_verify",
+    answer_format: Annotated[
+        str | None, typer.Option(help="boxed, answer_line, last_number or auto [the file's, else boxed].")
+    ] = None,
     workers: Workers = None,
     endpoint: Annotated[bool, typer.Option("--endpoint", help="MODEL is behind an OpenAI-compatible API.")] = False,
     base_url_env: Annotated[str, typer.Option(help="Variable that holds its base URL.")] = "OPENAI_BASE_URL",
@@ -63,7 +66,8 @@ def run(
         api = Endpoint(model, base_url_env, api_key_env, concurrency, limit_name=limit_name)
         options = EngineOptions(dtype, tensor_parallel, max_model_len, memory_share, trust_remote_code)
         request = Request(
-            api if endpoint else model, files, decodings, out, verifier, seed, options, workers=workers
+            api if endpoint else model, files, decodings, out, verifier, seed, options, workers=workers,
+            answer_format=answer_format,
         )  # fmt: skip
         with bars() as progress:
             found = evaluate(request, progress)

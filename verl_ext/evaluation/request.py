@@ -145,6 +145,8 @@ class Request:
         engine: how vLLM runs.
         part_rows: responses after which a part is written to disk (or five seconds, if that is sooner).
         workers: grading processes; None for one a core, at most 8.
+        answer_format: where the verifier looks for the answer (`verl_ext.rewards.answer_text`); None for what the
+            benchmark's file says, ``boxed`` if it says nothing.
     """
 
     model: str | Endpoint
@@ -156,6 +158,7 @@ class Request:
     engine: EngineOptions = field(default_factory=EngineOptions)
     part_rows: int = 256
     workers: int | None = None
+    answer_format: str | None = None
 
     def faults(self) -> list[str]:
         """Everything that can be seen to be wrong without reading the benchmarks."""

@@ -13,6 +13,7 @@ from verl_ext.evaluation.request import BenchmarkFile, Decoding, Endpoint, Engin
 from verl_ext.evaluation.scoring import score, verifier_version
 from verl_ext.evaluation.store import Store, locked
 from verl_ext.evaluation.summary import Summary, summarise
+from verl_ext.rewards.answer_text import AnswerFormat, chosen_format
 
 __all__ = [
     "BenchmarkFile",
@@ -44,7 +45,7 @@ def evaluate(request: Request, progress: Progress = silent) -> dict[str, Summary
     it from the main thread: it turns SIGTERM into a clean end.
 
     Args:
-        request: model, benchmarks, decodings, folder, verifier, seed.
+        request: model, benchmarks, decodings, folder, verifier, seed, answer format.
         progress: told how far it is.
 
     Returns:
@@ -55,12 +56,19 @@ def evaluate(request: Request, progress: Progress = silent) -> dict[str, Summary
         EngineError, EndpointError: if responses are missing; what came is kept, and a second start goes on.
     """
     benchmarks = _checked(request)
-    version = verifier_version(request.verifier)
+    formats = [_format_of(request, benchmark) for benchmark in benchmarks]
     with locked(request.out):
         stores = [Store(request.out / benchmark.name) for benchmark in benchmarks]
-        _claim(request, benchmarks, stores)
+        _claim(request, benchmarks, formats, stores)
         _generate(request, [store for store in stores if not store.complete()], progress)
-        return {store.name: _scored(store, request, version, progress) for store in stores}
+        return {store.name: _scored(store, request, progress) for store in stores}
+
+
+def _format_of(request: Request, benchmark: Benchmark) -> AnswerFormat:
+    try:
+        return chosen_format(request.answer_format, benchmark.answer_format)
+    except ValueError as error:
+        raise RequestError([f"benchmark {benchmark.name}: {error}"]) from error
 
 
 def _checked(request: Request) -> list[Benchmark]:
@@ -69,9 +77,12 @@ def _checked(request: Request) -> list[Benchmark]:
         verifier_version(request.verifier)
     except ValueError as error:
         faults.append(str(error))
+    if request.answer_format is not None and request.verifier.startswith("pkg://"):
+        faults.append(f"answer_format {request.answer_format}: {request.verifier} reads responses itself; leave it out")
     for file in request.benchmarks:
         try:
             benchmarks.append(read(file))
+            _format_of(request, benchmarks[-1])
         except RequestError as error:
             faults += error.faults
     if faults:
@@ -79,12 +90,14 @@ def _checked(request: Request) -> list[Benchmark]:
     return benchmarks
 
 
-def _claim(request: Request, benchmarks: Sequence[Benchmark], stores: Sequence[Store]) -> None:
+def _claim(
+    request: Request, benchmarks: Sequence[Benchmark], formats: Sequence[AnswerFormat], stores: Sequence[Store]
+) -> None:
     faults = []
     model = request.model.model if isinstance(request.model, Endpoint) else request.model
-    for benchmark, store in zip(benchmarks, stores, strict=True):
+    for benchmark, answer_format, store in zip(benchmarks, formats, stores, strict=True):
         try:
-            store.claim(request.identity(benchmark.name, benchmark.sha256), model, benchmark)
+            store.claim(request.identity(benchmark.name, benchmark.sha256), model, benchmark, answer_format)
         except RequestError as error:
             faults += error.faults
     if faults:
@@ -110,11 +123,11 @@ def _generate(request: Request, stores: Sequence[Store], progress: Progress) -> 
         raise EngineError("; ".join(absent))
 
 
-def _scored(store: Store, request: Request, version: str, progress: Progress) -> Summary:
+def _scored(store: Store, request: Request, progress: Progress) -> Summary:
     file = store.folder / "summary.json"
     if file.exists() and (store.folder / "scores.parquet").exists():
         summary = Summary.read(file)
-        if summary.verifier == version:
+        if summary.verifier == verifier_version(request.verifier, store.answer_format):
             return summary
     return _score(store, request.verifier, request.workers, progress, store.folder)
 

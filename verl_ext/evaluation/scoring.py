@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_ext.evaluation.store import SCORES, Generation, Store, write_table
+from verl_ext.rewards.answer_text import DEFAULT_FORMAT, AnswerFormat
 
 MOST_WORKERS = 8
 
@@ -31,17 +32,17 @@ def _verifiers() -> Any:
     return verifiers
 
 
-def verifier_version(name: str) -> str:
-    """The version that scores carry, for instance ``math-verify 0.9.0, verl_ext 0.1.0/1``.
+def verifier_version(name: str, answer_format: AnswerFormat = DEFAULT_FORMAT) -> str:
+    """The version that scores carry, for instance ``math-verify 0.9.0, verl_ext 0.1.0/4 answer_line``.
 
     Raises:
         ValueError: if there is no such verifier.
     """
-    return str(_verifiers().get(name).version)
+    return str(_verifiers().get(name).described(answer_format))
 
 
 def score(store: Store, verifier: str, workers: int | None, tick: Callable[[int], None], target: Path) -> list[Score]:
-    """Grade the responses of a folder and write the scores.
+    """Grade the responses of a folder, in the answer format that its request records, and write the scores.
 
     Args:
         store: a folder whose responses are all there.
@@ -52,16 +53,21 @@ def score(store: Store, verifier: str, workers: int | None, tick: Callable[[int]
     """
     truths = {problem.index: problem.ground_truth for problem in store.problems()}
     found = []
-    for one in _graded(store.generations(), truths, verifier, workers or min(MOST_WORKERS, os.cpu_count() or 1)):
+    workers = workers or min(MOST_WORKERS, os.cpu_count() or 1)
+    for one in _graded(store.generations(), truths, verifier, workers, store.answer_format):
         found.append(one)
         tick(len(found))
     write_table([asdict(one) for one in found], SCORES, target)
     return found
 
 
-def _graded(rows: list[Generation], truths: dict[int, str], verifier: str, workers: int) -> Iterator[Score]:
+def _graded(
+    rows: list[Generation], truths: dict[int, str], verifier: str, workers: int, answer_format: AnswerFormat
+) -> Iterator[Score]:
     verifiers = _verifiers()
     chosen = verifiers.get(verifier)
     pairs = [(row.response, truths[row.index]) for row in rows]
-    for row, graded in zip(rows, verifiers.grade_many(chosen, pairs, workers), strict=True):
-        yield Score(row.index, row.sample, graded.outcome, bool(graded.boxed), chosen.version, graded.detail)
+    version = chosen.described(answer_format)
+    results = verifiers.grade_many(chosen, pairs, workers, answer_format=answer_format)
+    for row, graded in zip(rows, results, strict=True):
+        yield Score(row.index, row.sample, graded.outcome, bool(graded.boxed), version, graded.detail)

@@ -2,7 +2,7 @@
 
 ::
 
-    request.json         what the responses depend on; a resumed run must ask for the same
+    request.json         what the responses depend on, a resumed run must ask for the same; their answer format
     engine.json          dtype, max_model_len, and the problems whose responses had less room than asked for
     problems.parquet     index, messages, ground_truth
     parts/               responses, while not all of them are there
@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from verl_ext.evaluation.benchmark import Benchmark, Problem
 from verl_ext.evaluation.request import Decoding, RequestError, differences
+from verl_ext.rewards.answer_text import DEFAULT_FORMAT, AnswerFormat
 
 _MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 PROBLEMS = pa.schema([("index", pa.int64()), ("messages", pa.list_(_MESSAGE)), ("ground_truth", pa.string())])
@@ -121,8 +122,12 @@ class Store:
     def generations_file(self) -> Path:
         return self.folder / "generations.parquet"
 
-    def claim(self, identity: dict[str, Any], model: str, benchmark: Benchmark) -> None:
+    def claim(
+        self, identity: dict[str, Any], model: str, benchmark: Benchmark, answer_format: AnswerFormat = DEFAULT_FORMAT
+    ) -> None:
         """Take the folder for a request, or find that it already belongs to the same.
+
+        The responses do not depend on `answer_format`, so that it may be another than before.
 
         Raises:
             RequestError: if it belongs to another; the message says in what they differ.
@@ -138,7 +143,8 @@ class Store:
         for left in self.folder.rglob(".*.tmp"):
             left.unlink()
         write_table([asdict(problem) for problem in benchmark.problems], PROBLEMS, self.folder / "problems.parquet")
-        write_json({"identity": identity, "model": model, "file": str(benchmark.file)}, record)
+        facts = {"identity": identity, "model": model, "file": str(benchmark.file), "answer_format": answer_format}
+        write_json(facts, record)
 
     @property
     def parts(self) -> Path:
@@ -146,6 +152,12 @@ class Store:
 
     def request(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / "request.json").read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """Where the responses' answers are looked for."""
+        found: AnswerFormat = self.request().get("answer_format", DEFAULT_FORMAT)
         return found
 
     def note_engine(self, facts: dict[str, Any]) -> None:

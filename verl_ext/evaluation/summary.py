@@ -31,7 +31,7 @@ class Summary:
         model: a folder or name, as it was given.
         model_identity: name, or fingerprint of a folder.
         decoding, seed: how responses were drawn.
-        verifier: name and version.
+        verifier: name and version, and the answer format unless that is ``boxed``.
         versions: verl_ext, and what generated.
         metrics: ``avg@n``, ``pass@k`` and ``fmt``, shares in [0, 1]; see `metrics`.
         outcomes: responses by what the verifier said; only ``correct`` counts as a success.

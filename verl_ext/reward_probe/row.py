@@ -1,4 +1,4 @@
-r"""One row of the training data, and the right answer in the format that its prompt asks for."""
+r"""One row of the training data, and the right answer in the format that its prompt asks for, or that it declares."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_ext.demo.task import DATA_SOURCE as DEMO
+from verl_ext.rewards.answer_text import ANSWER_FORMATS, written
 
 LONGEST = 200
 """Characters of an answer; a longer ground truth is a solution, or a program's tests."""
@@ -56,7 +57,10 @@ def right_answer(row: dict[str, Any], prompt_key: str) -> tuple[str | None, str]
     if truth is None:
         return None, "its ground truth is no plain answer"
     prompt = text_of(row.get(prompt_key))
+    said = (row.get("extra_info") or {}).get("answer_format")
     answer = _formatted(truth, prompt, row.get("data_source") == DEMO)
+    if answer is None and said in ANSWER_FORMATS:
+        answer = written(truth, said)
     if answer is None:
         return None, "its prompt asks for no format that is known"
     if "<answer>" in prompt:

@@ -8,8 +8,8 @@ and not used: the pool kills the process instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from itertools import accumulate, chain
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import Literal
 
 from verl_ext.rewards._equality import same
@@ -17,20 +17,21 @@ from verl_ext.rewards._expressions import expression, warm_up
 from verl_ext.rewards._latex import canonical, key
 from verl_ext.rewards._leaves import in_base, is_word
 from verl_ext.rewards._numbers import literal
-from verl_ext.rewards._reading import Answer, Leaf, Matrix, Relation, Union, readings
+from verl_ext.rewards._reading import Answer, Leaf, parts_of, readings
+from verl_ext.rewards._work import TooMuchWorkError, begin
 
 ANSWER_CHARACTERS = 2_000
 ANSWER_DEPTH = 50
 """An answer with more characters, or more brackets within brackets, is not one."""
 
-_WORDS = re.compile(r"[\w\s().,'-]*[A-Za-z][\w\s().,'-]*")
-_SAYS_SOMETHING = re.compile(r"[A-Za-z0-9]")
+_WORDS = re.compile(r"[\w\s().,'-]*[^\W\d_][\w\s().,'-]*")
+_SAYS_SOMETHING = re.compile(r"[^\W_]")
 _DANGLING = re.compile(
     r"\\(?:frac|sqrt|binom)\s*(?:\{\s*\}|\}|$)|[\^_]\s*(?:\}|$)|(?<![\^{])[-+*/]\s*$|(?<!\\)(?:\\$|\{\})"
 )
 _CHOICE = re.compile(r"\(?[A-E]\)?")
 _COMMAND = re.compile(r"\\(?!text)[A-Za-z]+|_\s*\{[^{}]*\}")
-_WORD = re.compile(r"[A-Za-z]{4,}|\\text\s*\{[^{}]*[A-Za-z]{2}|[A-Za-z]{2,}\s[A-Za-z]{2,}")
+_WORD = re.compile(r"[^\W\d_]{4,}|[^\x00-\x7f\W\d_]|\\text\s*\{[^{}]*[^\W\d_]{2}|[^\W\d_]{2,}\s[^\W\d_]{2,}")
 
 
 def task(answer: str | None, ground_truth: str, asked: Literal["outcome", "kind"] = "outcome") -> str:
@@ -54,10 +55,14 @@ def grade(answer: str | None, ground_truth: str) -> str:
         return "unparsable"
     if key(answer) == key(ground_truth):
         return "correct"
-    truths, answers = readings(ground_truth), readings(answer)
-    if any(same(first, second) for first in truths for second in answers):
-        return "correct"
-    return "wrong" if any(_can_be_read(reading) for reading in answers) else "unparsable"
+    begin()
+    try:
+        truths, answers = readings(ground_truth), readings(answer)
+        if any(same(first, second) for first in truths for second in answers):
+            return "correct"
+        return "wrong" if any(_can_be_read(reading) for reading in answers) else "unparsable"
+    except TooMuchWorkError:
+        return "unparsable"
 
 
 def kind(ground_truth: str) -> str:
@@ -71,7 +76,11 @@ def kind(ground_truth: str) -> str:
         return "damaged"
     if _CHOICE.fullmatch(key(text)):
         return "text"
-    leaves = list(_leaves(readings(ground_truth)[0]))
+    begin()
+    try:
+        leaves = list(_leaves(readings(ground_truth)[0]))
+    except TooMuchWorkError:
+        return "damaged"
     if any(_is_prose(leaf) for leaf in leaves):
         return "text"
     unread = [leaf for leaf in leaves if not _is_mathematics(leaf)]
@@ -109,15 +118,7 @@ def _brackets_match(text: str) -> bool:
 def _leaves(answer: Answer) -> Iterator[Leaf]:
     if isinstance(answer, Leaf):
         yield answer
-        return
-    parts: Iterable[Answer]
-    if isinstance(answer, Matrix):
-        parts = chain.from_iterable(answer.rows)
-    elif isinstance(answer, Relation):
-        parts = answer.sides
-    else:
-        parts = answer.parts if isinstance(answer, Union) else answer.items
-    for part in parts:
+    for part in parts_of(answer):
         yield from _leaves(part)
 
 

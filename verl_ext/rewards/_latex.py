@@ -1,72 +1,130 @@
 r"""One spelling for what is written in many: LaTeX of an answer made canonical. Text in, text out.
 
-Loaded in the grading processes, so it imports the standard library only. All expressions here are free of nested
-repetition: the time they take grows no faster than the square of an answer's length, which is limited.
+Commands are read whole, never by their first letters. Loaded in the grading processes, so it imports the standard
+library only. All expressions here are free of nested repetition: the time they take grows no faster than the square of
+an answer's length, which is limited.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-_UNICODE = {
-    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/", "π": r"\pi ",
-    "°": r"^{\circ}", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-    "±": r"\pm ", "∓": r"\mp ", "∈": r"\in ", "∅": r"\emptyset ", "√": r"\sqrt", "²": "^{2}", "³": "^{3}",
-    "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
-    "ω": r"\omega ", "λ": r"\lambda ", "μ": r"\mu ", "≈": r"\approx ", "，": ",", "。": ".", "％": r"\%",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "′": "'", "’": "'",
-}  # fmt: skip
+
+def _greek(code: int) -> str:
+    name = unicodedata.name(chr(code)).split()[-1].replace("LAMDA", "LAMBDA")
+    return f"\\{name.capitalize() if chr(code).isupper() else name.lower()} "
+
+
+_UNICODE = str.maketrans({
+    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/", "′": "'",
+    "’": "'", "°": r"^{\circ}", "℃": r"^{\circ}C", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "≤": r"\le ",
+    "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "∈": r"\in ", "∅": r"\emptyset ", "√": r"\sqrt",
+    "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "µ": r"\mu ", "ϕ": r"\phi ", "≈": r"\approx ",
+    "≡": r"\equiv ", "。": ".", "、": ",", "\u2126": r"\Omega ", "∖": r"\setminus ", "⟨": "(", "⟩": ")",
+    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
+    **{digit: f"^{{{value}}}" for value, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{digit: f"_{{{value}}}" for value, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    **{chr(code): _greek(code) for code in (*range(0x391, 0x3A2), *range(0x3A3, 0x3AA), *range(0x3B1, 0x3CA))},
+})  # fmt: skip
+_RENAMED: dict[str, str] = {
+    name: new
+    for new, names in {
+        "": "left right mleft mright bigl bigr Bigl Bigr biggl biggr Biggl Biggr big Big bigg Bigg displaystyle "
+        "textstyle scriptstyle limits nolimits bf rm it sf bfseries large Large LARGE huge small normalsize "
+        "ensuremath underline fbox boxed emph",
+        " ": "quad qquad enspace thinspace ldots cdots dots",
+        "\\frac": "dfrac tfrac cfrac",
+        "\\binom": "dbinom tbinom",
+        "\\text": "textbf textit textrm textnormal textsf texttt mathrm mathbf mathit mathsf mbox hbox operatorname "
+        "boldsymbol bm pmb bold textup",
+        "\\le ": "leq leqslant leqq",
+        "\\ge ": "geq geqslant geqq",
+        "\\ne ": "neq",
+        "<": "lt",
+        ">": "gt",
+        "\\{": "lbrace",
+        "\\}": "rbrace",
+        "|": "lvert rvert vert mid",
+        "(": "langle lparen",
+        ")": "rangle rparen",
+        "\\mod ": "bmod",
+        "\\emptyset ": "varnothing",
+        "\\setminus ": "backslash smallsetminus",
+        "\\approx ": "simeq thickapprox doteq",
+        "\\log_{10}": "lg",
+        ", ": "lor vee",
+        "\\cdot ": "ast",
+        "\\mathbb": "Bbb",
+        "i": "imath",
+        "j": "jmath",
+        "^{\\circ}": "degree",
+        "€": "euro",
+        "£": "pounds",
+        "¥": "yen",
+    }.items()
+    for name in names.split()
+}
 _NAMES = r"""
     alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho sigma tau
-    upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega hbar ell infty partial nabla
-    frac sqrt binom sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp det gcd lcm min max sum
-    prod int lim pm mp times cdot div le leq leqslant ge geq geqslant lt gt ne neq in notin cup cap setminus subset
-    emptyset varnothing circ degree prime infty approx equiv to mid text mathrm mathbf mathbb mathcal mathit textbf
-    textit operatorname left right lfloor rfloor lceil rceil lvert rvert lVert rVert langle rangle begin end bar vec
-    hat dot ddot tilde overline underline boxed quad qquad ldots cdots dots angle triangle sim land lor wedge vee mod
-    pmod bmod odot oplus otimes star ast backslash phantom displaystyle dfrac tfrac cfrac mathsf mbox rm Re Im arg
-    mho forall exists neg perp parallel cong bullet tbinom dbinom stackrel choose over big Big bigg Bigg bigl bigr
-    Bigl Bigr limits iff implies Rightarrow rightarrow textstyle therefore because rad deg sgn colon square
-    textrm textnormal hspace lbrace rbrace degree mleft mright biggl biggr dollar cr bf it
+    upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell infty partial
+    nabla frac sqrt binom sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth sech csch log ln exp
+    det gcd lcm min max sum prod int lim pm mp times cdot div le ge ne in notin cup cap setminus emptyset circ prime
+    approx equiv to text mathbb mathcal begin end overline bar vec hat dot ddot tilde widehat overrightarrow angle
+    triangle mod pmod lfloor rfloor lceil rceil colon odot cr over choose
 """
 _COMMANDS = frozenset(_NAMES.split())
-_GLUED = sorted(
-    (name for name in _COMMANDS if name not in ("in", "to", "le", "ge", "ne", "lt", "gt", "mu", "nu", "xi")),
-    key=len,
-    reverse=True,
+"""What the readers of formulas may be given: they would take any other command for the one that it begins with."""
+_GLUED = re.compile(
+    r"(?!coth|cosec|lnot|lneq|lnap|cdotp|sinh|cosh|tanh|sech)(alpha|beta|gamma|delta|theta|lambda|omega|sigma|phi|rho|tau|pi|infty|cdot|times|sin|cos|tan|cot|sec|csc|ln|log)"
+    r"([A-Za-z]{1,2})"
 )
 _WORDS = r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)(?=[\s({\\])"
+_ARGUMENT = r"(\d|[A-Za-z]|\\[A-Za-z]+(?![A-Za-z{])|\{[^{}]*\})"
+_BRACES = r"[^{}]*(?:\{[^{}]*\}[^{}]*)*"
+_BASES = dict(
+    zip(
+        ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "sixteen"],
+        (*range(2, 13), 16),
+        strict=True,
+    )
+)
+_BASIS = (
+    r"\\(?:mathbf|boldsymbol|bm|pmb|bold|hat|widehat|vec|overrightarrow)\s*"
+    r"(?:\{\s*(?:\\?([ijk])(?:math)?|\\Upsilon_\{(\d)\})\s*\}|([ijk])(?![A-Za-z]))"
+)
+
+
+def basis(match: re.Match[str]) -> str:
+    r"""A symbol of its own for a vector of the basis: ``\mathbf{i}`` is not the imaginary unit."""
+    letter, number, bare = [*match.groups(""), "", ""][:3]
+    return f"\\Upsilon_{{{number or ' ijk'.index(letter or bare)}}} "
+
+
 _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"\\[({\[]\s*(?=\\boxed)", ""),
-    (r"\\(?:left|right|m?left|m?right)\s*\.", ""),
-    (r"\\(?:left|right|mleft|mright|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg)(?![A-Za-z])", ""),
-    (r"\\(?:displaystyle|textstyle|limits|phantom\{[^{}]*\}|hspace\{[^{}]*\})", ""),
-    (r"\\[,;:!> ]|\\q?quad(?![A-Za-z])|(?<!\\)~", " "),
-    (r"\\(?:[dtc])frac(?![A-Z])", r"\\frac"),
-    (r"\\[dt]binom", r"\\binom"),
-    (r"\\(?:textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname\*?)\s*\{", r"\\text{"),
-    (r"\\(?:bf|rm|it)(?![A-Za-z])", ""),
+    (r"\\(?:phantom|hspace|vspace|label|tag|color|textcolor|colorbox)\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\}", ""),
+    (r"\\\{\s*\\\}", r"\\emptyset "),
+    (rf"\{{({_BRACES})\\(over|choose)(?![A-Za-z])({_BRACES})\}}", lambda m: _infix(*m.groups())),
+    (r"^([^{}\\]*)\\(over|choose)(?![A-Za-z])([^{}\\]*)$", lambda m: _infix(*m.groups())),
     (r"\\text\s*\{\s*\}", ""),
-    (r"\\text\{([a-zA-Z]|arcsin|arccos|arctan)\}(?=\s*[({^_])", r"\1"),
-    (r"\\(?:leq|leqslant)(?![A-Za-z])|<=", r"\\le "),
-    (r"\\(?:geq|geqslant)(?![A-Za-z])|>=", r"\\ge "),
-    (r"\\lt(?![A-Za-z])", "<"),
-    (r"\\gt(?![A-Za-z])", ">"),
-    (r"\\neq(?![A-Za-z])|!=", r"\\ne "),
-    (r"\\varnothing", r"\\emptyset "),
-    (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
-    (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
-    (r"\\[lr]vert(?![A-Za-z])", "|"),
-    (r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\\degree(?![A-Za-z])|\^\s*\\degree", r"^{\\circ}"),
-    (r"\\text\{\s*(?:and|or)\s*,?\s*\}|\\(?:lor|vee)(?![A-Za-z])", ", "),
+    (r"\\text\{([abdefijknpqrtuvwxyzA-IL-MO-UX-Z]|arcsin|arccos|arctan)\}(?=\s*[({^_])", r"\1"),
+    (r"(?<![\d/} ])\\text\{([a-zA-Z])\}(?=\s*[({^_])", r"\1"),
+    (r"((?:^|[-+*/(=<>,{^\d])\s*)\\text\s*\{([ie])\}", r"\1\2"),
+    (r"([-+*(=<>^]\s*)\\text\s*\{([a-zA-Z])\}", r"\1\2"),
+    (r"<=", r"\\le "),
+    (r">=", r"\\ge "),
+    (r"(?<![\d)}nkm])!=|\\not\s*=", r"\\ne "),
+    (r"^\(\s*(\w+)\s*\)(?=\s*_)", r"\1"),
+    (r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\^\s*\^\{\\circ\}", r"^{\\circ}"),
+    (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
+    (r"\\text\s*\{\s*(?:and|or|或|和)\s*,?\s*\}", ", "),
     (r"(?<![A-Za-z\\])\s*,?\s*\b(?:and|or)\b(?![A-Za-z])", ", "),
-    (r"\\(?:ldots|cdots|dots)(?![A-Za-z])", " "),
     (r"\b(?:np|numpy|math|sympy)\.", ""),
     (r"(?<=:\d\d)\s*(?:\\text\s*\{\s*)?([aApP])\.?\s*[mM]\.?(?:\s*\})?$", lambda m: f"\\text{{{m.group(1)}m}}"),
     (r"\*\*", "^"),
-    (r"\*|\\ast(?![A-Za-z])", r" \\cdot "),
+    (r"(?<![\^_{])\s*\*(?!\})", r" \\cdot "),
     (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
     (r"(?<![\\A-Za-z])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty "),
     (r"(?<=\d)\s*\{,\}\s*(?=\d)", ""),
@@ -75,28 +133,41 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\\sqrt\s*\(", r"\\sqrt("),
     (r"_\s*\{\s*\\(?:max|min)\s*\}", lambda m: "_{" + m.group().strip("_{} \\") + "}"),
     (r"_\s*\{\s*\\(?:odot|text)\s*(?:\{([A-Za-z0-9 ]*)\})?\s*\}", lambda m: "_{" + (m.group(1) or "odot") + "}"),
+    (
+        r"(?<=[\w)}])\s*(?:_\s*\{?\s*(?:\\text\s*\{|\()?|\s\(?\s*base\s|\\text\s*\{\s*\(?\s*(?:in )?base\s)\s*\}?\s*"
+        rf"(\d+|{'|'.join(sorted(_BASES, key=len, reverse=True))})\s*(?:\)\s*)?(?:\}}|(?!\w))[)}}]*\s*$",
+        lambda m: f"_{{{_BASES.get(m.group(1), m.group(1))}}}",
+    ),
     (r"(?<=[A-Za-z)}])'", r"^{\\prime}"),
-]
+]  # fmt: skip
 _REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _RULES]
-_SHORT_FRACTION = re.compile(r"\\frac\s*(\d|[a-zA-Z]|\{[^{}]*\})\s*(\d|[a-zA-Z]|\{)")
-_SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z])")
+_SHORT_FRACTION = re.compile(rf"\\(frac|binom)\s*{_ARGUMENT}\s*(\d|[a-zA-Z]|\\[A-Za-z]+(?![A-Za-z{{])|\{{)")
+_SHORT_ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d|[a-zA-Z]|\\[A-Za-z]+(?![A-Za-z{]))")
+_MODULO = re.compile(
+    r"\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\s*\{\s*mod\s*\}|(?<![A-Za-z\\])mod(?![A-Za-z]))"
+    r"\s*(?:\{([^{}]+)\}|(\d+|[A-Za-z]))\s*\)?"
+)
 _NEW_ROW = "\ue000"  # stands for a double backslash meanwhile, which the rules would take for two commands
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\u200b-\u200f\ufeff\ue000]")
 
 
-def _unglue(match: re.Match[str]) -> str:
-    r"""``\pit`` is ``\pi t``: spaces were taken out of the file."""
+def _command(match: re.Match[str]) -> str:
+    r"""A command in its usual spelling; ``\pit`` is ``\pi t``: spaces were taken out of the file."""
     name = match.group(1)
-    if name in _COMMANDS:
-        return match.group()
-    known = next((prefix for prefix in _GLUED if name.startswith(prefix)), None)
-    return match.group() if known is None else f"\\{known} {name[len(known) :]}"
+    if name in _RENAMED:
+        return _RENAMED[name]
+    glued = None if name in _COMMANDS else _GLUED.fullmatch(name)
+    return match.group() if glued is None else f"\\{glued.group(1)} {glued.group(2)}"
+
+
+def _infix(top: str, command: str, bottom: str) -> str:
+    return f"\\{'frac' if command == 'over' else 'binom'}{{{top}}}{{{bottom}}}"
 
 
 def _fraction(match: re.Match[str]) -> str:
-    top, bottom = match.groups()
+    command, top, bottom = match.groups()
     top = top if top.startswith("{") else f"{{{top}}}"
-    return f"\\frac{top}" + (bottom if bottom == "{" else f"{{{bottom}}}")
+    return f"\\{command}{top}" + (bottom if bottom == "{" else f"{{{bottom}}}")
 
 
 def _roots(text: str) -> str:
@@ -126,16 +197,21 @@ def canonical(text: str) -> str:
         text = text.replace("\\\\", _NEW_ROW)
     else:
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text).replace("\\\\", " ")
-    for character, command in _UNICODE.items():
-        text = text.replace(character, command)
+    # Wide letters and digits of East Asian texts are the plain ones.
+    text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
     text = text.replace("\\$", "\\dollar ").replace("$", "").replace("\\dollar", "\\$")
-    text = re.sub(r"\\[()](?![A-Za-z])", "", text) if text.startswith("\\(") else text
+    text = re.sub(r"\\[()\[\]](?![A-Za-z])", "", text) if text.lstrip().startswith(("\\(", "\\[")) else text
     text = re.sub(r"(?<=\d),\\!\s*(?=\d)", "", text)
     text += "}" * (len(re.findall(r"(?<!\\)\{", text)) - len(re.findall(r"(?<!\\)\}", text)))
-    text = re.sub(r"\\([A-Za-z]+)", _unglue, text)
+    text = re.sub(r"\\(?:left|right|mleft|mright)\s*\.", "", text)
+    text = re.sub(r"\\[,;:!> ]|(?<!\\)~", " ", text)
+    text = re.sub(_BASIS, basis, re.sub(_BASIS, basis, text))
+    text = re.sub(r"\\([A-Za-z]+)\*?", _command, text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    text = _SHORT_ROOT.sub(r"\\sqrt{\1}", _roots(text))
+    if "\\equiv" in text or "\\pmod" in text:
+        text = _MODULO.sub(lambda match: f"\\pmod{{{match.group(1) or match.group(2)}}}", text)
+    text = _SHORT_ROOT.sub(r"\\sqrt\1{\2}", _roots(text))
     text = _SHORT_FRACTION.sub(_fraction, text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(" .,;:")
     return text.replace(_NEW_ROW, "\\\\ ")
@@ -152,6 +228,16 @@ def key(text: str) -> str:
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", canonical(text))
     text = re.sub(r"\s+", "", text)
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
+
+
+def is_readable(text: str) -> bool:
+    """Whether all commands of a canonical text are among those that formulas are read with."""
+    return _COMMANDS.issuperset(re.findall(r"\\([A-Za-z]+)", text))
+
+
+def has_command(text: str, *names: str) -> bool:
+    r"""Whether one of these commands, whole, occurs: ``\pm`` does not occur in ``\pmod``."""
+    return any(name in names for name in re.findall(r"\\([A-Za-z]+)", text))
 
 
 def split(text: str, separators: str) -> list[str]:

@@ -50,6 +50,8 @@ def _same_with_one_unit(truth: Leaf, answer: Leaf) -> bool:
         # "0.15" is not "0.15%", but a table that asks for per cent has "15".
         number = literal(truth.text)
         return (number is None or abs(number.value) >= 1) and _same_text(truth.text, answer.text)
+    if unit is not None and unit.scale != 1:
+        return _same_text(_scaled(truth), _scaled(answer))
     if unit == _units.DEGREE and re.search(r"\\pi", truth.text + answer.text):
         return _same_text(_scaled(truth), _scaled(answer))
     return _same_text(truth.text, answer.text)
@@ -58,6 +60,8 @@ def _same_with_one_unit(truth: Leaf, answer: Leaf) -> bool:
 def _scaled(leaf: Leaf) -> str:
     if leaf.unit == _units.PERCENT:
         return f"({leaf.text})/100"
+    if leaf.unit is not None and leaf.unit.scale != 1:
+        return f"({leaf.text}) \\cdot {leaf.unit.scale}"
     return f"({leaf.text}) \\cdot \\pi/180" if leaf.unit == _units.DEGREE else leaf.text
 
 
@@ -127,10 +131,12 @@ def _quotient(top: str, bottom: str) -> str:
 
 
 def _word(text: str) -> str:
-    return key(text).strip("()").casefold()
+    return re.sub("^(?:option|choice|answer):?(?=.)", "", key(text).casefold()).strip("()")
 
 
 def is_word(text: str) -> bool:
     """A name, a direction, a choice: letters that no one multiplies."""
     plain = key(text)
+    if re.search(r"[^\W\d_]", plain) and not plain.isascii():
+        return True
     return re.fullmatch(r"\([A-Za-z]\)|[A-Za-z]{4,}(?:[-A-Za-z]*)|(?i:yes|no|odd)", plain) is not None

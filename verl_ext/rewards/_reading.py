@@ -3,14 +3,13 @@ r"""What an answer is: a number, a list, an interval, a matrix, a relation, word
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 
 from verl_ext.rewards import _units
-from verl_ext.rewards._latex import canonical, split, wrapped
-from verl_ext.rewards._numbers import literal
+from verl_ext.rewards._latex import basis, canonical, has_command, is_readable, split, wrapped
 from verl_ext.rewards._units import Unit
+from verl_ext.rewards._work import spend
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,14 @@ class Union:
 
 
 @dataclass(frozen=True)
+class Without:
+    r"""``base \setminus \{points\}``."""
+
+    base: Answer
+    points: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
 class Relation:
     """Sides joined by ``=``, ``<`` and so on: one sign fewer than sides."""
 
@@ -63,71 +70,143 @@ class Matrix:
     rows: tuple[tuple[Answer, ...], ...]
 
 
-Answer = Leaf | Group | Union | Relation | Matrix
+@dataclass(frozen=True)
+class Residue:
+    r"""``value \pmod{modulus}``."""
+
+    value: Answer
+    modulus: Answer
+
+
+@dataclass(frozen=True)
+class Domain:
+    r"""``value, name \in \mathbb{numbers}``: what a letter of the value runs through; `text` is the value's own."""
+
+    value: Answer
+    text: str
+    name: str
+    numbers: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``(B) 12``: a letter, and what it stands for."""
+
+    letter: str
+    content: Answer
+
+
+Answer = Leaf | Group | Union | Without | Relation | Matrix | Residue | Domain | Choice
+INFINITY, MINUS_INFINITY = Leaf("\\infty"), Leaf("-\\infty")
+REALS = Group("()", (MINUS_INFINITY, INFINITY))
 
 _SIGN = re.compile(r"\\(?:le|ge|ne|approx|in|equiv)(?![A-Za-z])|[=<>]")
 _MATRIX = re.compile(r"\\begin\s*\{((?:[pbvBV]|small)?matrix|array)\}(?:\{[lcr| ]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
-_CONDITION = re.compile(r"\\(?:mid|colon)(?![A-Za-z])|\||:")
-_WITHOUT = re.compile(r"\\mathbb\s*\{R\}\s*(?:\\setminus|\\backslash|-)\s*\\\{(.*)\\\}")
+_CONDITION = re.compile(r"\\colon(?![A-Za-z])|\||:")
+_CUP = re.compile(r"\\cup(?![A-Za-z])")
+_SETMINUS = re.compile(r"\\setminus(?![A-Za-z])|(?<=\\mathbb\{R\})\s*-")
+_MODULUS = re.compile(r"([^()]*?)\(?\s*\\pmod\{([^{}]*)\}\s*\)?")
+_DOMAIN = re.compile(
+    r"(?<![A-Za-z\\])([A-Za-z])\s*\\in\s*(?:\\(?:mathbb|text)\{([ZNQR])\}|([ZNQR])(?![A-Za-z]))"
+    r"((?:\s*[\^_]\s*(?:\{[^{}]*\}|\\?[A-Za-z]+|[*+]))*)\s*\)?$"
+)
+_INTEGERS = re.compile(
+    r"(?:\\text\s*\{|,)([^{},]*\b(?:integer|natural number|whole number)s?\b[^{},]*)\}?\s*([A-Za-z]?)\s*\)?$"
+)
+_LABEL = re.compile(
+    r"(?:\\text\s*\{\s*)?(?:\(\s*(?:\\text\s*\{)?([A-J])\}?\s*\)|([A-J])\s*[).])[\s}.:]*(?![\s^_=<>+*/!',;)}-])(.+)"
+)
 _DEPTH = 40
 
 
-def _replace_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
+def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
     """Parts and separators where `pattern` matches outside all brackets."""
-    depth, start, parts, found = 0, 0, [], []
+    depth, start, parts, separators = 0, 0, [], []
     matches = {match.start(): match for match in pattern.finditer(text)}
     for position, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
         match = matches.get(position)
         if match is not None and depth == 0:
             parts.append(text[start:position].strip())
-            found.append(match.group())
+            separators.append(match.group())
             start = match.end()
-    return [*parts, text[start:].strip()], found
+    return [*parts, text[start:].strip()], separators
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def readings(text: str) -> tuple[Answer, ...]:
-    """All that a text may mean: ``100,200`` is a number and a list."""
+    """All that a text may mean: ``100,200`` is a number and a list, ``C_5^2`` a power and a binomial coefficient."""
     plain = canonical(text)
     if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", plain):
         return Leaf(plain.replace(",", "")), Group("list", tuple(Leaf(part) for part in plain.split(",")))
-    return (read(plain),)
+    part = r"(?:\{([^{}]*)\}|(\w))"
+    others = {
+        re.sub(rf"(?<![A-Za-z\\])(?:C|\\text\{{C\}})\s*_\s*{part}\s*\^\s*{part}", r"\\binom{\1\2}{\3\4}", plain),
+        re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", basis, plain)
+        if re.search(r"(?<![A-Za-z\\])j(?![A-Za-z])", plain)
+        else plain,
+    }
+    return tuple(read(other) for other in (plain, *sorted(others - {plain})))
 
 
 def read(text: str, depth: int = 0) -> Answer:
     """The structure of a canonical text."""
+    spend()
     text = text.strip()
     if depth > _DEPTH:
         return Leaf(text)
+    if answer := _qualified(text, depth):
+        return answer
     if len(parts := [part for part in split(text, ",;") if part]) > 1:
         return _group("list", parts, depth)
     if answer := _relation(text, depth):
         return answer
     if text == "\\mathbb{R}":
-        return Group("()", (Leaf("-\\infty"), Leaf("\\infty")))
-    if (match := _WITHOUT.fullmatch(text)) and (points := without(split(match.group(1), ",;"))):
-        return points
-    parts, found = _replace_outside(text, re.compile(r"\\cup(?![A-Za-z])"))
-    if found:
+        return REALS
+    parts, separators = split_outside(text, _CUP)
+    if separators:
         return Union(tuple(read(part, depth + 1) for part in parts))
+    parts, separators = split_outside(text, _SETMINUS)
+    if len(parts) == 2 and isinstance(points := read(parts[1], depth + 1), Group) and points.kind == "set":
+        return Without(read(parts[0], depth + 1), points.items)
     if answer := _matrix(text, depth) or _bracketed(text, depth):
         return answer
-    if "\\pm" in text or "\\mp" in text:
+    if has_command(text, "pm", "mp"):
         return _both_signs(text, depth)
     return _leaf(text, depth)
 
 
-def without(points: list[str]) -> Union | None:
-    r"""The real numbers without some points, as the union of intervals that it is; None if they cannot be ordered."""
-    values = [literal(point) for point in points]
-    if len(points) > 1:
-        if not all(values):
-            return None
-        order = sorted(range(len(points)), key=lambda index: values[index].value)  # type: ignore[union-attr]
-        points = [points[index] for index in order]
-    ends = ["-\\infty", *points, "\\infty"]
-    return Union(tuple(Group("()", (read(low), read(high))) for low, high in pairwise(ends)))
+def _qualified(text: str, depth: int) -> Answer | None:
+    """What stands with a modulus, with a domain, or with the letter of a choice."""
+    if text.count("\\pmod") == 1 and (match := _MODULUS.fullmatch(text)) and match.group(1):
+        return Residue(read(match.group(1), depth + 1), read(match.group(2), depth + 1))
+    if match := _DOMAIN.search(text):
+        name, blackboard, plain, rest = match.groups()
+        numbers = (blackboard or plain) + ("+" if rest.strip() else "")
+        return _domain(text[: match.start()], name, "Z+" if numbers == "N+" else numbers, depth)
+    if match := _INTEGERS.search(text):
+        value, words, after = text[: match.start()], *match.groups()
+        before = re.search(r"[,;(}]\s*([A-Za-z])\s*$", value)
+        inside = re.search(r"(?<![A-Za-z])[b-z](?![A-Za-z])", words)
+        name = after or (before.group(1) if before else inside.group() if inside else "")
+        return _domain(value[: before.start()] if before else value, name, "Z+" if "positive" in words else "Z", depth)
+    if match := _LABEL.fullmatch(text):
+        return Choice(match.group(1) or match.group(2), read(match.group(3), depth + 1))
+    return None
+
+
+def _domain(text: str, name: str, numbers: str, depth: int) -> Domain | None:
+    text = re.sub(r"\\text\s*\{[^{}]*\}?\s*$", ", ", text)
+    value = text.rstrip(" ,;(")
+    if value == text or name not in re.findall(r"\\[A-Za-z]+|[A-Za-z]", value):
+        return None
+    return Domain(read(value, depth + 1), value, name, numbers)
+
+
+def renamed(domain: Domain, name: str) -> Answer:
+    """The value of a domain with another letter for its own."""
+    letter = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+    return read(letter.sub(lambda match: name if match.group() == domain.name else match.group(), domain.text))
 
 
 def _group(kind: str, parts: list[str], depth: int) -> Group:
@@ -140,12 +219,12 @@ def _group(kind: str, parts: list[str], depth: int) -> Group:
 
 
 def _relation(text: str, depth: int) -> Answer | None:
-    sides, signs = _replace_outside(text, _SIGN)
+    sides, signs = split_outside(text, _SIGN)
     if not signs:
         return None
     # "= 5" and "5 =": an empty side says nothing.
-    if not sides[0] and len(sides) == 2:
-        return read(sides[1], depth + 1)
+    if len(sides) == 2 and not all(sides):
+        return read(sides[0] or sides[1], depth + 1)
     if not all(sides):
         return None
     return Relation(tuple(read(side, depth + 1) for side in sides), tuple(signs))
@@ -158,7 +237,7 @@ def _matrix(text: str, depth: int) -> Answer | None:
     around = (text[: match.start()] + text[match.end() :]).strip()
     if around not in ("", "()", "[]"):
         return None
-    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr", match.group(2)) if row.strip()]
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr(?![A-Za-z])", match.group(2)) if row.strip()]
     return Matrix(tuple(tuple(read(entry.strip(), depth + 1) for entry in row.split("&")) for row in rows))
 
 
@@ -168,21 +247,22 @@ def _bracketed(text: str, depth: int) -> Answer | None:
         return None
     opening, content, closing = brackets
     if not content:
-        return None
+        return Leaf("\\emptyset") if opening == "\\{" else None
     if opening == "\\{":
-        condition, found = _replace_outside(content, _CONDITION)
-        if found:
+        condition, separators = split_outside(content, _CONDITION)
+        if separators:
             return read(condition[-1], depth + 1)
         return _group("set", [part for part in split(content, ",;") if part], depth)
     parts = split(content, ",;")
     if len(parts) == 1 or opening == "{":
-        return read(content, depth + 1) if (opening, closing) != ("[", "]") or len(parts) == 1 else None
+        return read(content, depth + 1)
     return Group(opening + closing, tuple(read(part, depth + 1) for part in parts))
 
 
 def _both_signs(text: str, depth: int) -> Answer:
-    upper = re.sub(r"\\mp(?![A-Za-z])", "-", re.sub(r"\\pm(?![A-Za-z])", "+", text))
-    lower = re.sub(r"\\mp(?![A-Za-z])", "+", re.sub(r"\\pm(?![A-Za-z])", "-", text))
+    signs = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+    upper = signs.sub(lambda match: "+" if match.group(1) == "pm" else "-", text)
+    lower = signs.sub(lambda match: "-" if match.group(1) == "pm" else "+", text)
     return Group("list", (read(upper, depth + 1), read(lower, depth + 1)))
 
 
@@ -191,4 +271,28 @@ def _leaf(text: str, depth: int) -> Answer:
         inner = match.group(1).strip()
         return read(inner, depth + 1) if re.search(r"\d", inner) else Leaf(inner.strip("() "), word=True)
     amount, unit = _units.take_off(text)
+    if not is_readable(amount):
+        return Leaf(text, word=True)
     return Leaf(amount, unit, text)
+
+
+def parts_of(answer: Answer) -> tuple[Answer, ...]:
+    """What a structure is made of; nothing for a leaf."""
+    if isinstance(answer, Matrix):
+        return tuple(entry for row in answer.rows for entry in row)
+    if isinstance(answer, Residue):
+        return answer.value, answer.modulus
+    if isinstance(answer, Without):
+        return answer.base, *answer.points
+    if isinstance(answer, Domain):
+        return (answer.value,)
+    if isinstance(answer, Choice):
+        return (answer.content,)
+    if isinstance(answer, Leaf):
+        return ()
+    return answer.sides if isinstance(answer, Relation) else answer.parts if isinstance(answer, Union) else answer.items
+
+
+def bare(leaf: Leaf) -> Leaf:
+    """With the unit as part of the amount."""
+    return replace(leaf, text=leaf.bare or leaf.text, unit=None)

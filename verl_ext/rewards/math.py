@@ -4,8 +4,10 @@
 
     reward.custom_reward_function.path=pkg://verl_ext.rewards.math
     reward.custom_reward_function.name=compute_score
+    +reward.custom_reward_function.reward_kwargs.answer_format=answer_line
 
-verl puts the returned dictionary into ``reward_extra_info`` of the response; validation averages its numbers.
+The last line is for data that do not say where their answers stand. verl puts the returned dictionary into
+``reward_extra_info`` of the response; validation averages its numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import logging
 from typing import Any
 
 from verl_ext.rewards import verifiers
+from verl_ext.rewards.answer_text import AnswerFormat, chosen_format
 from verl_ext.rewards.verifiers import OUTCOMES, Outcome, close_pools
 
 __all__ = ["OUTCOMES", "Outcome", "close_pools", "compute_score", "grade"]
@@ -42,10 +45,11 @@ def compute_score(
     *,
     timeout_s: float = 5.0,
     workers: int = 2,
+    answer_format: AnswerFormat | None = None,
     reward_router_address: str | None = None,
     reward_model_tokenizer: Any = None,
 ) -> dict[str, Any]:
-    """Reward of one response: 1 if its last boxed answer equals the ground truth, else 0.
+    """Reward of one response: 1 if its answer equals the ground truth, else 0.
 
     Args:
         data_source: named in error messages.
@@ -56,16 +60,21 @@ def compute_score(
             same response always earns the same, and correctness plays no part. All other entries stay true.
         timeout_s: seconds after which the grading process is killed.
         workers: number of grading processes in this process.
+        answer_format: where the answer stands: ``boxed``, ``answer_line``, ``last_number`` or ``auto``, see
+            `verl_ext.rewards.answer_text`. None for the row's ``extra_info["answer_format"]``, ``boxed`` where the
+            row says nothing.
         reward_router_address, reward_model_tokenizer: sent by verl where a reward model runs; not used.
 
     Returns:
         ``score`` (what is learnt from), ``acc`` (1.0 if correct), ``outcome`` (a name of `OUTCOMES`),
         ``verified`` (1.0 if the verifier could judge: correct or wrong), and ``outcome_<name>`` for each
         name, 1.0 for the one that happened; ``boxed`` (1.0 if the response has a closed box, the format rate of
-        the papers) and ``verifier`` (name and version). The same keys for every response, as verl requires.
+        the papers) and ``verifier`` (name, version, and the answer format unless that is ``boxed``). The same keys
+        for every response, as verl requires.
 
     Raises:
-        ValueError: if the ground truth is not a non-empty string; the data are at fault, not the response.
+        ValueError: if the ground truth is not a non-empty string, or `answer_format` is unknown or not the row's; the
+            data or the configuration are at fault, not the response.
 
     Example:
         >>> result = compute_score("demo", "4*2=8\\n\\n\\\\boxed{8}", "8")
@@ -77,8 +86,12 @@ def compute_score(
             f"data source {data_source!r}: reward_model.ground_truth must be a non-empty string, "
             f"got {ground_truth!r}; correct the data set"
         )
+    try:
+        where = chosen_format(answer_format, (extra_info or {}).get("answer_format"))
+    except ValueError as error:
+        raise ValueError(f"data source {data_source!r}: {error}") from error
     verifier = verifiers.get("math_verify")
-    graded = verifier.grade(solution_str, ground_truth, timeout_s, workers)
+    graded = verifier.grade(solution_str, ground_truth, timeout_s, workers, where)
     outcome = graded.outcome
     if graded.detail:
         logger.warning("grading a response of %s ended in %s: %s", data_source, outcome, graded.detail)
@@ -91,5 +104,5 @@ def compute_score(
         "verified": float(outcome in ("correct", "wrong")),
         **{f"outcome_{name}": float(outcome == name) for name in OUTCOMES},
         "boxed": float(graded.boxed),
-        "verifier": verifier.version,
+        "verifier": verifier.described(where),
     }

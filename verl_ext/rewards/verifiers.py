@@ -1,8 +1,8 @@
 r"""Verifiers by name: what judges whether a response is right, with a version that stands in every result.
 
 ``math_verify``: our reading of answers around math-verify's parser, in killable processes (docs/verification.md).
-``exact``: the last box and the ground truth are the same characters, white space aside. ``pkg://module:function``:
-a function of your own, in the same killable processes.
+``exact``: answer and ground truth are the same characters, white space aside. ``pkg://module:function``: a function of
+your own, in the same killable processes. Where the first two look for the answer: `verl_ext.rewards.answer_text`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import verl_ext
-from verl_ext.rewards.boxes import answer_of, find_boxes
+from verl_ext.rewards.answer_text import DEFAULT_FORMAT, TAIL_CHARACTERS, AnswerFormat, answer_of, find_boxes, unboxed
 from verl_ext.rewards.pool import JobResult, ProcessPool
 
 Outcome = Literal["correct", "wrong", "unparsable", "timeout", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-Kind = Literal["mathematics", "text", "damaged"]
-RULES = 3
+Kind = Literal["mathematics", "text", "damaged", "unreadable"]
+RULES = 4
 """Version of our grading rules. Raise it with every change that can change an outcome."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _GRADING = Path(__file__).with_name("_grading.py")
-_TAIL_CHARACTERS = 100_000
-"""Only the end of a response is graded: the answer stands there, and pipes are not for books."""
 
 _pools: dict[tuple[Path, str, int], ProcessPool] = {}
 _pools_lock = threading.Lock()
@@ -44,7 +42,7 @@ class Graded:
     r"""What became of one response.
 
     Attributes:
-        outcome: correct, wrong, unparsable (no box, or none that can be read), timeout, or error.
+        outcome: correct, wrong, unparsable (no answer, or none that can be read), timeout, or error.
         boxed: whether the response has a closed ``\boxed{...}``, whatever it holds.
         detail: for people, what happened at a timeout or an error, else empty.
     """
@@ -69,24 +67,44 @@ class Verifier:
     file: Path | None = None
     function: str = "grade"
 
-    def grade(self, solution: str, ground_truth: str, timeout_s: float = 5.0, workers: int = 2) -> Graded:
+    @property
+    def finds_answers(self) -> bool:
+        """Whether it is given the response's answer; a function of your own reads the response itself."""
+        return self.file in (None, _GRADING)
+
+    def described(self, answer_format: AnswerFormat) -> str:
+        """The version, and where answers were looked for unless that is a box: what results record."""
+        marked = self.finds_answers and answer_format != DEFAULT_FORMAT
+        return f"{self.version} {answer_format}" if marked else self.version
+
+    def grade(
+        self,
+        solution: str,
+        ground_truth: str,
+        timeout_s: float = 5.0,
+        workers: int = 2,
+        answer_format: AnswerFormat = DEFAULT_FORMAT,
+    ) -> Graded:
         """Judge one response.
 
         Args:
             solution: the response text.
-            ground_truth: the expected answer, LaTeX without the box.
+            ground_truth: the expected answer, LaTeX; of one that holds a box, what stands in its last box.
             timeout_s: seconds after which the grading process is killed.
             workers: number of grading processes of this process.
+            answer_format: where the answer stands, see `verl_ext.rewards.answer_text`. A function of your own gets the
+                end of the response and the ground truth as they are.
         """
-        boxed = find_boxes(solution).any_closed
-        tail = solution[-_TAIL_CHARACTERS:]
+        boxes = find_boxes(solution)
+        given: str | None = solution[-TAIL_CHARACTERS:]
+        if self.finds_answers:
+            ground_truth = unboxed(ground_truth)
+            given = answer_of(solution, ground_truth, answer_format, boxes)
         if self.file is None:
-            box = answer_of(tail, ground_truth)
-            right = box is not None and "".join(box.split()) == "".join(ground_truth.split())
-            return Graded("unparsable" if box is None else "correct" if right else "wrong", boxed)
-        given = answer_of(tail, ground_truth) if self.file == _GRADING else tail
+            right = given is not None and "".join(given.split()) == "".join(ground_truth.split())
+            return Graded("unparsable" if given is None else "correct" if right else "wrong", boxes.any_closed)
         result = pool_for(self.file, self.function, workers).run(given, ground_truth, timeout_s=timeout_s)
-        return _graded(result, boxed)
+        return _graded(result, boxes.any_closed)
 
 
 def _graded(result: JobResult, boxed: bool) -> Graded:
@@ -151,7 +169,11 @@ def get(name: str) -> Verifier:
 
 
 def grade_many(
-    verifier: Verifier, pairs: Iterable[tuple[str, str]], workers: int = 2, timeout_s: float = 5.0
+    verifier: Verifier,
+    pairs: Iterable[tuple[str, str]],
+    workers: int = 2,
+    timeout_s: float = 5.0,
+    answer_format: AnswerFormat = DEFAULT_FORMAT,
 ) -> Iterator[Graded]:
     """Judge (solution, ground truth) pairs, `workers` at a time; results come in the order of the pairs.
 
@@ -159,13 +181,21 @@ def grade_many(
     """
 
     def one(pair: tuple[str, str]) -> Graded:
-        return verifier.grade(*pair, timeout_s=timeout_s, workers=workers)
+        return verifier.grade(*pair, timeout_s=timeout_s, workers=workers, answer_format=answer_format)
 
     return _in_order(one, pairs, workers)
 
 
-def kind(ground_truth: str, timeout_s: float = 5.0, workers: int = 2) -> Kind:
-    r"""What ``math_verify`` makes of a ground truth.
+@dataclass(frozen=True)
+class TruthKind:
+    """What `kind` says of a ground truth; `detail` tells why one is unreadable, and is empty otherwise."""
+
+    kind: Kind
+    detail: str = ""
+
+
+def kind(ground_truth: str, timeout_s: float = 5.0, workers: int = 2) -> TruthKind:
+    r"""What ``math_verify`` makes of a ground truth; of one that holds a box, of what stands in its last box.
 
     Every ground truth is correct against itself to the letter, so that this is what tells whether a data set can be
     verified.
@@ -173,24 +203,18 @@ def kind(ground_truth: str, timeout_s: float = 5.0, workers: int = 2) -> Kind:
     Returns:
         ``mathematics`` can be compared with other spellings of the same; ``text`` (words, choices, notation that no
         rule reads) equals the same text only; ``damaged``: brackets that do not match, commands without arguments,
-        or neither letters nor digits.
-
-    Raises:
-        RuntimeError: if the ground truth cannot be read in time, or ends the process that reads it.
+        or neither letters nor digits; ``unreadable``: it is not read in time, or ends the process that reads it.
     """
-    result = pool_for(_GRADING, "task", workers).run(None, ground_truth, "kind", timeout_s=timeout_s)
-    if result.status != "ok":
-        raise RuntimeError(f"the ground truth {ground_truth!r} cannot be read: {result.detail}")
-    value: Kind = result.value
-    return value
+    result = pool_for(_GRADING, "task", workers).run(None, unboxed(ground_truth), "kind", timeout_s=timeout_s)
+    return TruthKind(result.value) if result.status == "ok" else TruthKind("unreadable", result.detail)
 
 
 def readable(ground_truth: str) -> bool:
     r"""Whether ``math_verify`` understands a ground truth as mathematics, see `kind`."""
-    return kind(ground_truth) == "mathematics"
+    return kind(ground_truth).kind == "mathematics"
 
 
-def kinds(ground_truths: Iterable[str], workers: int = 2, timeout_s: float = 5.0) -> Iterator[Kind]:
+def kinds(ground_truths: Iterable[str], workers: int = 2, timeout_s: float = 5.0) -> Iterator[TruthKind]:
     """`kind` of each, `workers` at a time, in order."""
     return _in_order(lambda truth: kind(truth, timeout_s, workers), ground_truths, workers)
 

@@ -42,7 +42,7 @@ def evaluation_inputs(job: Job) -> dict[str, Any]:
         "models": models,
         "benchmarks": {name: files[f"{column.benchmark}/{template}"] for name, column in measured(job).items()},
         "decodings": {name: _decoding(job, column) for name, column in measured(job).items()},
-        "verifier": verifier_version(VERIFIER),
+        "verifier": verifier_version(VERIFIER, job.table.answer_format),
         "seed": job.seed,
     }
 
@@ -80,6 +80,7 @@ def requests(job: Job) -> dict[str, evaluation.Request]:
             decodings=decodings,
             out=job.work.evaluation / f"step_{step}",
             verifier=VERIFIER,
+            answer_format=job.table.answer_format,
             seed=job.seed,
             engine=EngineOptions(tensor_parallel=job.tensor_parallel),
         )

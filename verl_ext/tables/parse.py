@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
+from verl_ext.rewards.answer_text import ANSWER_FORMATS, DEFAULT_FORMAT
 from verl_ext.tables.parse_row import ROW_OPTIONS, RowReader
 from verl_ext.tables.reader import RecipeError, has_type, listed
 from verl_ext.tables.schema import Column, Decoding, Row, Table
 
+_AUTO = re.compile(r"answer_format\W+auto\b")
 METRIC = re.compile(r"avg@([1-9]\d*)|pass@([1-9]\d*)|fmt")
 
 
@@ -67,7 +69,7 @@ class _TableReader(RowReader):
 
     def table(self, data: dict[str, Any], paper: str, name: str) -> Table | None:
         required = {"title": str, "source": str, "template": str, "decodings": dict, "columns": list, "rows": list}
-        self.keys(data, self.where, required, {"notes": list, "defaults": dict})
+        self.keys(data, self.where, required, {"notes": list, "defaults": dict, "answer_format": str})
         if self.faults:
             return None  # nothing below can be read without these
         decodings = {key: self.decoding(key, value) for key, value in data["decodings"].items()}
@@ -79,9 +81,10 @@ class _TableReader(RowReader):
         self.twice((column.name for column in columns), "columns")
         self.twice((row.name for row in rows), "rows")
         self.derivations(rows)
+        self.answer_formats(answer_format := data.get("answer_format", DEFAULT_FORMAT), rows)
         return Table(
             paper, name, data["title"], data["source"], self.notes(data, self.where), decodings, data["template"],
-            tuple(columns), tuple(rows),
+            tuple(columns), tuple(rows), answer_format,
         )  # fmt: skip
 
     def decoding(self, name: str, data: Any) -> Decoding:
@@ -142,6 +145,17 @@ class _TableReader(RowReader):
                 self.faults.append(
                     f"{self.where} column {column.name}: mean_of {listed(unknown)}, not a measured column"
                 )
+
+    def answer_formats(self, evaluated: str, rows: list[Row]) -> None:
+        if evaluated not in ANSWER_FORMATS:
+            self.faults.append(f"{self.where}: answer_format '{evaluated}' is not one of {listed(ANSWER_FORMATS)}")
+        guessing = {self.where} if evaluated == "auto" else set()
+        guessing |= {row.reference for row in rows for item in row.overrides.items() if _AUTO.search(str(item))}
+        self.faults += [
+            f"{place}: answer_format auto takes whatever looks like an answer, and a paper's numbers are of one "
+            "format: name the one that its prompts ask for"
+            for place in sorted(guessing)
+        ]
 
     def derivations(self, rows: list[Row]) -> None:
         kinds = {row.name: row.kind for row in rows}

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from verl_ext.rewards.answer_text import DEFAULT_FORMAT, AnswerFormat
+
 KINDS = ("train", "sft", "evaluate", "same_as", "derived")
 RUN_KINDS = ("train", "sft", "evaluate")
 """Kinds that have a work folder of their own; the others take their values from these."""
@@ -187,6 +189,7 @@ class Table:
     template: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...] = field(repr=False)
+    answer_format: AnswerFormat = DEFAULT_FORMAT
 
     @property
     def reference(self) -> str:

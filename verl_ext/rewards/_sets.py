@@ -1,0 +1,47 @@
+"""Sets of real numbers as sympy has them, which are the same however they are written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+
+from verl_ext.rewards._expressions import expression
+from verl_ext.rewards._numbers import literal
+from verl_ext.rewards._reading import INFINITY, MINUS_INFINITY, Answer, Group, Leaf, Union, Without
+
+_BRACKETS = ("()", "[]", "(]", "[)")
+
+
+def real(answer: Answer) -> Any:
+    """The value of a number to 30 digits, as a fraction, or an infinity; None if it is something else."""
+    if not isinstance(answer, Leaf):
+        return None
+    text = answer.text.replace(" ", "").lstrip("+")
+    if text in (INFINITY.text, MINUS_INFINITY.text):
+        return sympy.oo if text == INFINITY.text else -sympy.oo
+    if number := literal(answer.text):
+        return sympy.Rational(number.value)
+    expr = expression(answer.text)
+    value = None if expr is None or expr.free_symbols else expr.evalf(40)
+    return None if value is None or not (value.is_Float or value.is_Rational) else sympy.Rational(str(value.n(30)))
+
+
+def number_set(answer: Answer) -> sympy.Set | None:
+    """The set that an answer is; None if it is none, or if it has letters in it."""
+    if isinstance(answer, Union):
+        parts = [number_set(part) for part in answer.parts]
+        return None if None in parts else sympy.Union(*parts)
+    if isinstance(answer, Without):
+        base, points = number_set(answer.base), number_set(Group("set", answer.points))
+        return None if base is None or points is None else sympy.Complement(base, points)
+    if not isinstance(answer, Group):
+        return None
+    values = [real(item) for item in answer.items]
+    if None in values:
+        return None
+    if answer.kind == "set":
+        return sympy.FiniteSet(*values)
+    if answer.kind in _BRACKETS and len(values) == 2 and values[0] < values[1]:
+        return sympy.Interval(*values, answer.kind[0] == "(", answer.kind[1] == ")")
+    return None
