@@ -18,6 +18,7 @@ from benchmarks.perturbations import perturbed
 from verl_ext.rewards.verifiers import Graded, Verifier, get, grade_many
 
 console = Console()
+RESULTS = Path(__file__).with_name("results")
 
 
 @dataclass
@@ -49,6 +50,11 @@ def ground_truths(file: Path) -> list[str]:
     """One for each different prompt of a file."""
     rows = pq.read_table(file, columns=["prompt", "reward_model"]).to_pylist()
     return list({str(row["prompt"]): str(row["reward_model"]["ground_truth"]) for row in rows}.values())
+
+
+def parquet_files(paths: list[Path]) -> list[Path]:
+    """The files, and those in the folders."""
+    return [found for path in paths for found in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
 
 
 def boxed(answer: str) -> str:
@@ -100,7 +106,7 @@ def main(
         "file", "problems", "correct", "wrong answers refused", "not judged", "answers/s", title=chosen.version
     )
     failed = False
-    for file in [found for path in files for found in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]:
+    for file in parquet_files(files):
         result = judge(ground_truths(file), chosen, workers)
         table.add_row(*_cells(file.stem, result))
         for truth, graded in result.exceptions:
