@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -12,18 +13,31 @@ from hypothesis import strategies as st
 from verl_ext.rewards._grading import grade
 from verl_ext.rewards._latex import canonical
 from verl_ext.rewards._numbers import literal
+from verl_ext.rewards.answer_text import unboxed
 
-_SPEC = importlib.util.spec_from_file_location("pairs", Path(__file__).with_name("pairs.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-_PAIRS = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_PAIRS)
+
+def _beside(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_PAIRS = _beside("pairs")
 PAIRS: list[tuple[str, str, bool]] = _PAIRS.PAIRS
+REPORTED: list[tuple[str, str, bool]] = _beside("reported").REPORTED
 
 
 @pytest.mark.parametrize(("truth", "answer", "right"), PAIRS)
 def test_pairs_are_judged_as_a_person_would(truth: str, answer: str, right: bool) -> None:
     assert (grade(answer, truth) == "correct") == right
+
+
+@pytest.mark.parametrize(("truth", "answer", "right"), REPORTED)
+def test_reported_pairs_and_their_like(truth: str, answer: str, right: bool) -> None:
+    assert (grade(answer, unboxed(truth)) == "correct") == right
 
 
 def test_table_has_both_verdicts_and_stands_in_the_docs() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sizing.runs import fsdp, megatron
+from verl_ext.sizing.configuration import parse, read
 from verl_ext.sizing.cost import (
     BANDWIDTH_EFFICIENCY,
     HOST_BANDWIDTH,
@@ -20,7 +21,7 @@ from verl_ext.sizing.cost import (
 )
 from verl_ext.sizing.gpus import GIB, device
 from verl_ext.sizing.model import measure
-from verl_ext.sizing.rollout import engine
+from verl_ext.sizing.rollout import engine, kept
 
 DENSE = measure("Qwen/Qwen2.5-7B")
 MOE = measure("Qwen/Qwen3-30B-A3B-Base")
@@ -31,7 +32,8 @@ def test_an_engine_by_hand() -> None:
     found = engine(DENSE, fsdp(), 80 * GIB)
     assert found.weights == 2 * 7_615_616_512
     # Keys and values of 28 layers, 4 heads of 128 in 2 bytes.
-    assert found.token == 2 * 28 * 4 * 128 * 2 == 57_344
+    assert kept(DENSE, fsdp(), 1) == 2 * 28 * 4 * 128 * 2 == 57_344
+    assert found.longest == 57_344 * 10_240
     assert found.cache == pytest.approx(0.6 * 80 * GIB - found.weights - found.workspace)
     assert found.together == pytest.approx(found.cache / (57_344 * 10_240))
     assert found.replicas == 8
@@ -40,9 +42,9 @@ def test_an_engine_by_hand() -> None:
 def test_tensor_parallel_engines() -> None:
     found = engine(DENSE, fsdp(rollout_tensor=2), 80 * GIB)
     assert found.weights == (2 * (DENSE.total - DENSE.replicated)) / 2 + 2 * DENSE.replicated
-    assert (found.token, found.replicas) == (57_344 / 2, 4)
+    assert (found.longest, found.replicas) == (57_344 / 2 * 10_240, 4)
     # Four heads among eight GPUs: each has a whole one.
-    assert engine(DENSE, fsdp(rollout_tensor=8), 80 * GIB).token == 57_344 / 4
+    assert kept(DENSE, fsdp(rollout_tensor=8), 1) == 57_344 / 4
     spread = engine(MOE, megatron(rollout_tensor=1, rollout_data=8, rollout_expert=8), 80 * GIB)
     assert spread.weights == 2 * (MOE.total - MOE.expert + MOE.expert / 8)
     assert spread.replicas == 2
@@ -51,9 +53,7 @@ def test_tensor_parallel_engines() -> None:
 def test_a_token_by_verls_own_counter() -> None:
     from verl.utils.flops_counter import _estimate_qwen2_flops
 
-    from verl_ext.sizing.model import _configuration
-
-    config = _configuration("Qwen/Qwen2.5-7B")[0]
+    config = parse("Qwen/Qwen2.5-7B", read("Qwen/Qwen2.5-7B")[0])
     for length in (512, 4096):
         verl = _estimate_qwen2_flops(config, length, [length], 1.0) * 1e12
         # verl multiplies with the input embedding as well, forwards and backwards.
@@ -99,7 +99,7 @@ def test_a_step_of_experts_reads_the_experts_that_are_met() -> None:
     one = engine(MOE, settings, H100.memory)
     # A single sequence an engine meets 8 of 128 experts.
     assert one.replicas == 4
-    read = one.weights * (1 - MOE.expert / MOE.total * (1 - 8 / 128)) + 600 * one.token
+    read = one.weights * (1 - MOE.expert / MOE.total * (1 - 8 / 128)) + kept(MOE, settings, 600)
     got = rollout_seconds(MOE, settings, one, H100)
     assert got == pytest.approx(1000 * read / (3.35e12 * BANDWIDTH_EFFICIENCY), rel=0.01)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,17 @@ import pytest
 import tables
 from typer.testing import CliRunner
 
+from verl_ext.data.registry import DATASETS
+from verl_ext.sizing import command, gpus
+from verl_ext.sizing.cost import forward
+from verl_ext.sizing.model import measure
 from verl_ext.tables.command import app
-from verl_ext.tables.estimate import ACTIVE_PARAMETERS, DECODE_EFFICIENCY, PEAK, TRAIN_EFFICIENCY, estimate
-from verl_ext.tables.job import Job
-from verl_ext.tables.plan import jobs, select
+from verl_ext.tables.estimate import estimate
+from verl_ext.tables.job import Job, Places
+from verl_ext.tables.plan import jobs, plan, select
 from verl_ext.tables.ray_jobs import entrypoint
-from verl_ext.tables.recipe import RecipeError, all_tables
+from verl_ext.tables.recipe import RecipeError, all_tables, find_table
+from verl_ext.tables.schema import Row
 
 
 def names(*references: str) -> list[str]:
@@ -47,46 +53,75 @@ def test_one_job_for_each_seed_of_a_row_with_a_run(tmp_path: Path) -> None:
     assert [job.seed for job in jobs([(made.table, made.table.rows[:1])], made.places, seeds=[7, 8])] == [7, 8]
 
 
-CONFIG: dict[str, Any] = {
-    "algorithm": {"use_kl_in_reward": False, "rollout_correction": {"bypass_mode": False}},
-    "data": {"train_batch_size": 16, "max_prompt_length": 48, "max_response_length": 64},
-    "actor_rollout_ref": {"actor": {"use_kl_loss": False}, "rollout": {"n": 8}},
-    "trainer": {"total_training_steps": 10, "total_epochs": 1},
-}
-
-
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> float:
-    monkeypatch.setattr(Job, "config", lambda self: {**CONFIG, **changes})
-    found = estimate(tables.job(tmp_path, "one")).training
-    assert found is not None
+def stepwise(row: Row, capsys: pytest.CaptureFixture[str]) -> float:
+    """GPU-hours of a step as `verl-ext plan` prints them for the row's own arguments."""
+    capsys.readouterr()
+    command.plan(Job(find_table(row.reference.rpartition("/")[0]), row, row.seeds[0]).arguments(), as_json=True)
+    found: float = json.loads(capsys.readouterr().out)["step"]["gpu_hours"]
     return found
 
 
-def test_the_estimate_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # 10 steps of 16 x 8 responses, each of 48 + 64/2 = 80 tokens: 102,400 tokens
-    operations = 102_400 * ACTIVE_PARAMETERS["tiny_dense"]
-    expected = (operations * 8 / TRAIN_EFFICIENCY + operations * 2 / DECODE_EFFICIENCY) / (PEAK * 3600)
-    assert planned(tmp_path, monkeypatch) == pytest.approx(expected)
+@pytest.mark.parametrize("table", ["demo/table1", "sspo/table1", "erpo/table1", "espo/table1"])
+def test_both_commands_say_the_same_of_every_row(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = CliRunner().invoke(app, ["plan", table, "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    rows = {row["row"]: row for row in json.loads(outcome.output)[0]["rows"]}
+    trained = [row for row in find_table(table).rows if row.kind == "train"]
+    assert len(trained) >= 3
+    for row in trained:
+        said = rows[row.reference]
+        assert said["gpu_hours_training"] == pytest.approx(said["steps"] * stepwise(row, capsys))
+        assert said["gpu_hours_estimate"] > said["gpu_hours_training"]
 
 
-def test_passes_that_are_not_made_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    operations = 102_400 * ACTIVE_PARAMETERS["tiny_dense"] / TRAIN_EFFICIENCY / (PEAK * 3600)
-    plain = planned(tmp_path, monkeypatch)
-    bypass = {"algorithm": {"use_kl_in_reward": False, "rollout_correction": {"bypass_mode": True}}}
-    reference = {"actor_rollout_ref": {"actor": {"use_kl_loss": True}, "rollout": {"n": 8}}}
-    assert planned(tmp_path, monkeypatch, **bypass) == pytest.approx(plain - 2 * operations)
-    assert planned(tmp_path, monkeypatch, **reference) == pytest.approx(plain + 2 * operations)
+def test_a_supervised_row_by_hand() -> None:
+    table = find_table("erpo/table1")
+    job = Job(table, table.by_name["sft_7b"], 1)
+    data = job.config()["data"]
+    length = data["max_length"] / 2
+    # Forwards, backwards and the layers again, attention at half the square, without the output layer again.
+    once = 2 * 7_070_285_824 + 2 * 28 * 3584 * length
+    operations = 532 * data["train_batch_size"] * length * (4 * once - 2 * 152_064 * 3584)
+    assert estimate(job).training == pytest.approx(operations / (0.35 * 989e12) / 3600)
 
 
-def test_steps_by_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = {"total_training_steps": None, "total_epochs": 3}
-    monkeypatch.setattr(Job, "config", lambda self: {**CONFIG, "trainer": trainer})
-    assert estimate(tables.job(tmp_path, "one")).steps == 3 * (4096 // 16)
+def test_an_evaluation_by_hand(tmp_path: Path) -> None:
+    """Two decodings, each of the demo's problems, all at once on one engine, bound by reading weights and cache."""
+    job = tables.job(tmp_path, "base")
+    problems = DATASETS["demo_arithmetic"].problems or DATASETS["demo_arithmetic"].rows
+    model, device = measure("tiny_dense"), gpus.device("h100-80gb")
+    seconds = 0.0
+    for samples in (1, 4):
+        together = min(1024, problems * samples)
+        token = 2 * 2 * model.layers * model.key_value
+        step = (2 * model.total + together * token * (200 + 16)) / (device.bandwidth * 0.6)
+        operations = together * forward(model, 200 + 16) / (device.operations * 0.4)
+        prefill = problems * 200 * forward(model, 200) / (device.operations * 0.4)
+        seconds += 32 * problems * samples / together * max(step, operations) + prefill
+    assert estimate(job).evaluation == pytest.approx(seconds / 3600)
+    wide = tables.job(tmp_path, "base", overrides=())
+    assert estimate(replace(wide, tensor_parallel=2)).evaluation != estimate(job).evaluation
 
 
-def test_every_model_has_a_size() -> None:
-    models = {row.choices["model"] for table in all_tables() for row in table.rows if "model" in row.choices}
-    assert models <= set(ACTIVE_PARAMETERS)
+def test_steps_by_epochs(tmp_path: Path) -> None:
+    overrides = ("trainer.total_training_steps=null", "trainer.total_epochs=3")
+    job = tables.job(tmp_path, "one", overrides=overrides)
+    assert estimate(job).steps == 3 * (4096 // job.config()["data"]["train_batch_size"])
+
+
+def test_nothing_is_estimated_where_nothing_can_be_generated(tmp_path: Path) -> None:
+    job = Job(find_table("espo/table1"), find_table("espo/table1").rows[0], 1)
+    small = replace(job, overrides=("actor_rollout_ref.rollout.gpu_memory_utilization=0.1",))
+    assert estimate(small).training is None
+    assert estimate(small).total is None
+
+
+def test_a_row_whose_model_has_no_sizes_is_planned_with_its_fault(tmp_path: Path) -> None:
+    table = tables.table(tables.TEXT.replace("{algo: grpo}", "{algo: grpo, model: qwen2_5_7b}"))
+    row = table.by_name["other"]
+    assert plan(table, [row], Places(tmp_path))[0].fault is None
+    nowhere = replace(row, overrides={"actor_rollout_ref.model.path": "no/model"})
+    assert "sizes of no/model are not known" in str(plan(table, [nowhere], Places(tmp_path))[0].fault)
 
 
 def test_plan_of_the_demo(tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ _DECORATED = rf"\\(?:overline|vec|hat|bar|tilde|overrightarrow|widehat)\{{{_LETT
 _NAME = re.compile(
     rf"{_LETTERS}(?:\([A-Za-z0-9,+-]*\))?|{_DECORATED}|\|(?:[A-Z]{{2,}}(?:_\w|')*|z|{_DECORATED})\||\\angle.*"
     rf"|\\(?:sin|cos|tan|max|min|triangle)(?:\\angle)?{_LETTERS}|\\text\{{[^{{}}]*\}}"
-    r"|[A-Z]\([^()]*[A-Za-z][^()]*\)|[A-Za-z]+_\{(?:[^{}]|\{[^{}]*\})*\}"
+    r"|\([A-Za-z]\\circ[A-Za-z]\)\([A-Za-z]\)|[A-Z]\([^()]*[A-Za-z][^()]*\)|[A-Za-z]+_\{(?:[^{}]|\{[^{}]*\})*\}"
+)
+_QUANTITY = re.compile(
+    r"[A-Z]{2,}|[A-Za-z]_(?:\w|\{\w+\})|[A-Za-z]\(-?\d+\)|\\(?:frac|cdot|times|overline|vec|sqrt)(?![A-Za-z])"
 )
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _EQUALS = ("=", "\\approx", "\\equiv")
@@ -80,7 +83,7 @@ def same(truth: Answer, answer: Answer) -> bool:
     if second and not isinstance(truth, Relation):
         return any(same(truth, value) for value in second.values) or _same_members(truth, answer)
     if isinstance(answer, Relation) and not isinstance(truth, Relation):
-        return any(same(truth, value) for value in chain(answer))
+        return _is_statement(answer) and any(same(truth, value) for value in chain(answer))
     if isinstance(truth, Relation) and not isinstance(answer, Relation):
         return all(map(_is_constant, truth.sides)) and any(same(value, answer) for value in chain(truth))
     truth, answer = _tuple(truth, answer), _tuple(answer, truth)
@@ -153,7 +156,12 @@ def _is_name(answer: Answer) -> bool:
         return False
     if key(answer.text) in ("\\pi", "e"):
         return False
-    return any(pattern.fullmatch(answer.text.replace(" ", "")) for pattern in (_NAME, DERIVATIVE))
+    text = answer.text.replace(" ", "")
+    # AB/CD and f(1) + f(2) are values of something; x + y may be a curve.
+    rest = _QUANTITY.sub("", text)
+    return bool(
+        _NAME.fullmatch(text) or DERIVATIVE.fullmatch(text) or (rest != text and not re.search("[A-Za-z]", rest))
+    )
 
 
 def _name(answer: Answer) -> str:
@@ -191,8 +199,11 @@ def _together(values: tuple[Answer, ...]) -> Answer | None:
     """Several conditions on one name as one set: either of them where they exclude each other, else all of them."""
     if any(isinstance(value, Leaf) for value in values):
         return None
-    if all(isinstance(value, Without) and value.base == REALS for value in values):
-        return Without(REALS, tuple(point for value in values if isinstance(value, Without) for point in value.points))
+    points = [point for value in values if isinstance(value, Without) and value.base == REALS for point in value.points]
+    rest = [value for value in values if not isinstance(value, Without)]
+    if points:
+        base = REALS if not rest else rest[0] if len(rest) == 1 else None
+        return Without(base, tuple(points)) if base else None
     parts = [number_set(value) for value in values]
     if None in parts or not all(isinstance(part, sympy.Interval) for part in parts):
         return None
@@ -209,6 +220,16 @@ def _is_constant(answer: Answer) -> bool:
         return bool(parts_of(answer)) and all(map(_is_constant, parts_of(answer)))
     expr = None if literal(answer.text) else expression(answer.text)
     return bool(literal(answer.text)) or (expr is not None and not expr.free_symbols)
+
+
+def _is_statement(relation: Relation) -> bool:
+    """Whether a chain without a name says a value: its sides are the same, or it ends in a number, which is not the 0
+    of an equation.
+    """
+    *others, last = relation.sides
+    if _is_constant(last):
+        return real(last) != 0 or all(map(_is_constant, others))
+    return all(same(first, second) for first, second in pairwise(relation.sides))
 
 
 def chain(relation: Relation, before: str = "=") -> tuple[Answer, ...]:

@@ -56,6 +56,7 @@ _RENAMED: dict[str, str] = {
         "\\approx ": "simeq thickapprox doteq",
         "\\log_{10}": "lg",
         ", ": "lor vee",
+        "\\to ": "rightarrow longrightarrow",
         "\\cdot ": "ast",
         "\\mathbb": "Bbb",
         "i": "imath",
@@ -82,8 +83,8 @@ _GLUED = re.compile(
     r"([A-Za-z]{1,2})"
 )
 _WORDS = r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)(?=[\s({\\])"
-_ARGUMENT = r"(\d|[A-Za-z]|\\[A-Za-z]+(?![A-Za-z{])|\{[^{}]*\})"
 _BRACES = r"[^{}]*(?:\{[^{}]*\}[^{}]*)*"
+_ARGUMENT = rf"(\d|[A-Za-z]|\\[A-Za-z]+(?![A-Za-z{{])|\{{{_BRACES}\}})"
 _BASES = dict(
     zip(
         ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "sixteen"],
@@ -106,8 +107,6 @@ def basis(match: re.Match[str]) -> str:
 _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\\(?:phantom|hspace|vspace|label|tag|color|textcolor|colorbox)\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\}", ""),
     (r"\\\{\s*\\\}", r"\\emptyset "),
-    (rf"\{{({_BRACES})\\(over|choose)(?![A-Za-z])({_BRACES})\}}", lambda m: _infix(*m.groups())),
-    (r"^([^{}\\]*)\\(over|choose)(?![A-Za-z])([^{}\\]*)$", lambda m: _infix(*m.groups())),
     (r"\\text\s*\{\s*\}", ""),
     (r"\\text\{([abdefijknpqrtuvwxyzA-IL-MO-UX-Z]|arcsin|arccos|arctan)\}(?=\s*[({^_])", r"\1"),
     (r"(?<![\d/} ])\\text\{([a-zA-Z])\}(?=\s*[({^_])", r"\1"),
@@ -116,10 +115,9 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"<=", r"\\le "),
     (r">=", r"\\ge "),
     (r"(?<![\d)}nkm])!=|\\not\s*=", r"\\ne "),
-    (r"^\(\s*(\w+)\s*\)(?=\s*_)", r"\1"),
     (r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\^\s*\^\{\\circ\}", r"^{\\circ}"),
     (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
-    (r"\\text\s*\{\s*(?:and|or|或|和)\s*,?\s*\}", ", "),
+    (r"\\text\s*\{\s*,?\s*(?:and|or|或|和)\s*,?\s*\}", ", "),
     (r"(?<![A-Za-z\\])\s*,?\s*\b(?:and|or)\b(?![A-Za-z])", ", "),
     (r"\b(?:np|numpy|math|sympy)\.", ""),
     (r"(?<=:\d\d)\s*(?:\\text\s*\{\s*)?([aApP])\.?\s*[mM]\.?(?:\s*\})?$", lambda m: f"\\text{{{m.group(1)}m}}"),
@@ -134,9 +132,9 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"_\s*\{\s*\\(?:max|min)\s*\}", lambda m: "_{" + m.group().strip("_{} \\") + "}"),
     (r"_\s*\{\s*\\(?:odot|text)\s*(?:\{([A-Za-z0-9 ]*)\})?\s*\}", lambda m: "_{" + (m.group(1) or "odot") + "}"),
     (
-        r"(?<=[\w)}])\s*(?:_\s*\{?\s*(?:\\text\s*\{|\()?|\s\(?\s*base\s|\\text\s*\{\s*\(?\s*(?:in )?base\s)\s*\}?\s*"
-        rf"(\d+|{'|'.join(sorted(_BASES, key=len, reverse=True))})\s*(?:\)\s*)?(?:\}}|(?!\w))[)}}]*\s*$",
-        lambda m: f"_{{{_BASES.get(m.group(1), m.group(1))}}}",
+        r"^\(?([0-9A-F.]+)\)?\s*(?:_\s*\{?\s*(?:\\text\s*\{|\()?|\(?\s*base\s|\\text\s*\{\s*\(?\s*(?:in )?base\s)"
+        rf"\s*\}}?\s*(\d+|{'|'.join(sorted(_BASES, key=len, reverse=True))})\s*[)}}]*$",
+        lambda m: f"{m.group(1)}_{{{_BASES.get(m.group(2), m.group(2))}}}",
     ),
     (r"(?<=[A-Za-z)}])'", r"^{\\prime}"),
 ]  # fmt: skip
@@ -147,6 +145,7 @@ _MODULO = re.compile(
     r"\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\s*\{\s*mod\s*\}|(?<![A-Za-z\\])mod(?![A-Za-z]))"
     r"\s*(?:\{([^{}]+)\}|(\d+|[A-Za-z]))\s*\)?"
 )
+_INFIXES = 20
 _NEW_ROW = "\ue000"  # stands for a double backslash meanwhile, which the rules would take for two commands
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\u200b-\u200f\ufeff\ue000]")
 
@@ -160,8 +159,27 @@ def _command(match: re.Match[str]) -> str:
     return match.group() if glued is None else f"\\{glued.group(1)} {glued.group(2)}"
 
 
-def _infix(top: str, command: str, bottom: str) -> str:
-    return f"\\{'frac' if command == 'over' else 'binom'}{{{top}}}{{{bottom}}}"
+def _infix(text: str) -> str:
+    r"""``{a \over b}`` and ``n \choose k`` with the command in front."""
+    for _ in range(_INFIXES):
+        match = re.search(r"\\(over|choose)(?![A-Za-z])", text)
+        if match is None:
+            break
+        (start, end), depth = (-1, len(text)), 0
+        for position in range(match.start() - 1, -1, -1):
+            depth += (text[position] == "}") - (text[position] == "{")
+            if depth < 0:
+                start = position
+                break
+        for position in range(match.end(), len(text)):
+            depth += (text[position] == "{") - (text[position] == "}")
+            if depth < -1:
+                end = position
+                break
+        command = "frac" if match.group(1) == "over" else "binom"
+        top, bottom = text[start + 1 : match.start()], text[match.end() : end]
+        text = f"{text[: max(start, 0)]}\\{command}{{{top}}}{{{bottom}}}{text[end + 1 :]}"
+    return text
 
 
 def _fraction(match: re.Match[str]) -> str:
@@ -207,6 +225,7 @@ def canonical(text: str) -> str:
     text = re.sub(r"\\[,;:!> ]|(?<!\\)~", " ", text)
     text = re.sub(_BASIS, basis, re.sub(_BASIS, basis, text))
     text = re.sub(r"\\([A-Za-z]+)\*?", _command, text)
+    text = re.sub(r"\s{3,}", "  ", _infix(text))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     if "\\equiv" in text or "\\pmod" in text:
@@ -226,7 +245,9 @@ def key(text: str) -> str:
         (True, True)
     """
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", canonical(text))
-    text = re.sub(r"\s+", "", text)
+    # The space that ends a command stays: \in t is not \int.
+    text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", "\\1\x00", text)
+    text = re.sub(r"\s+", "", text).replace("\x00", " ")
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
 
 

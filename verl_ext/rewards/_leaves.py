@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import combinations
+from itertools import pairwise
 
 from verl_ext.rewards import _units
 from verl_ext.rewards._expressions import expression
@@ -14,6 +14,7 @@ from verl_ext.rewards._values import equal_expressions, equal_number_expression
 
 _BASE = re.compile(r"(\w+?)_\{?(\d{1,2}|\\text\{[^{}]*\})\}?")
 _NUMERAL = re.compile(r"[0-9][0-9A-Fa-f]*|[A-F][0-9A-F]+")
+_TERMS = 20
 _LOG = re.compile(r"\\log(?!\s*_)(?![A-Za-z])")
 
 
@@ -119,10 +120,12 @@ def _same_ratio(truth: str, answer: str) -> tuple[bool] | None:
     if max(map(len, ratios)) == 2:
         first, second = (_quotient(*parts) if len(parts) == 2 else parts[0] for parts in ratios)
         return (_same_text(first, second),)
-    pairs = list(combinations(range(len(ratios[0])), 2))
     return (
-        len(ratios[0]) == len(ratios[1])
-        and all(_same_text(*(_quotient(parts[i], parts[j]) for parts in ratios)) for i, j in pairs),
+        len(ratios[0]) == len(ratios[1]) <= _TERMS
+        and all(
+            _same_text(*(_quotient(before, after) for before, after in steps))
+            for steps in zip(*map(pairwise, ratios), strict=True)
+        ),
     )
 
 

@@ -116,6 +116,7 @@ _INTEGERS = re.compile(
 _LABEL = re.compile(
     r"(?:\\text\s*\{\s*)?(?:\(\s*(?:\\text\s*\{)?([A-J])\}?\s*\)|([A-J])\s*[).])[\s}.:]*(?![\s^_=<>+*/!',;)}-])(.+)"
 )
+_CHOOSE = re.compile(r"(?<![A-Za-z\\])(?:C|\\text\{C\})\s*_\s*(?:\{([^{}]*)\}|(\w))\s*\^\s*(?:\{([^{}]*)\}|(\w))")
 _DEPTH = 40
 
 
@@ -139,14 +140,17 @@ def readings(text: str) -> tuple[Answer, ...]:
     plain = canonical(text)
     if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", plain):
         return Leaf(plain.replace(",", "")), Group("list", tuple(Leaf(part) for part in plain.split(",")))
-    part = r"(?:\{([^{}]*)\}|(\w))"
-    others = {
-        re.sub(rf"(?<![A-Za-z\\])(?:C|\\text\{{C\}})\s*_\s*{part}\s*\^\s*{part}", r"\\binom{\1\2}{\3\4}", plain),
-        re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", basis, plain)
-        if re.search(r"(?<![A-Za-z\\])j(?![A-Za-z])", plain)
-        else plain,
-    }
+    others = {_CHOOSE.sub(_binomial, plain)}
+    if re.search(r"(?<![A-Za-z\\])j(?![A-Za-z])", plain):
+        others.add(re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", basis, plain))
     return tuple(read(other) for other in (plain, *sorted(others - {plain})))
+
+
+def _binomial(match: re.Match[str]) -> str:
+    lower, upper = (match.group(1) or match.group(2)), (match.group(3) or match.group(4))
+    if lower.isdecimal() and upper.isdecimal() and int(lower) < int(upper):
+        return match.group()
+    return f"\\binom{{{lower}}}{{{upper}}}"
 
 
 def read(text: str, depth: int = 0) -> Answer:

@@ -11,6 +11,8 @@ from verl_ext.rewards._numbers import literal
 from verl_ext.rewards._reading import INFINITY, MINUS_INFINITY, Answer, Group, Leaf, Union, Without
 
 _BRACKETS = ("()", "[]", "(]", "[)")
+_PARTS = 20
+"""Of more parts no set is made: they are compared one by one."""
 
 
 def real(answer: Answer) -> Any:
@@ -29,13 +31,13 @@ def real(answer: Answer) -> Any:
 
 def number_set(answer: Answer) -> sympy.Set | None:
     """The set that an answer is; None if it is none, or if it has letters in it."""
-    if isinstance(answer, Union):
+    if isinstance(answer, Union) and len(answer.parts) <= _PARTS:
         parts = [number_set(part) for part in answer.parts]
         return None if None in parts else sympy.Union(*parts)
     if isinstance(answer, Without):
         base, points = number_set(answer.base), number_set(Group("set", answer.points))
         return None if base is None or points is None else sympy.Complement(base, points)
-    if not isinstance(answer, Group):
+    if not isinstance(answer, Group) or len(answer.items) > _PARTS:
         return None
     values = [real(item) for item in answer.items]
     if None in values:

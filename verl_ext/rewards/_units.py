@@ -88,6 +88,7 @@ PERCENT = Unit(Fraction(1), (("percent", 1),))
 DEGREE = Unit(Fraction(1), (("degree", 1),))
 RADIAN = Unit(Fraction(1), (("radian", 1),))
 
+_CHARACTERS = 300
 _CALL = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])[^\\]*\^\{\\circ\}")  # its degrees are no unit
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _ATOM = rf"(?:\\text\s*\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}|\\Omega(?![A-Za-z])|\\mu(?![A-Za-z])){_POWER}"
@@ -157,6 +158,8 @@ def take_off(text: str) -> tuple[str, Unit | None]:
         ('5', True, True)
     """
     text = text.strip()
+    if len(text) > _CHARACTERS:
+        return text, None
     if (match := _CURRENCY.match(text)) and text[match.end() :].strip():
         amount, unit = take_off(text[match.end() :])
         scale = unit.scale if unit else Fraction(1)
@@ -173,14 +176,15 @@ def take_off(text: str) -> tuple[str, Unit | None]:
         amount = text[: match.start()].strip()
         if amount and amount[-1] not in "+-*/=^_(," and ("\\text" in match.group() or _NUMBER.fullmatch(amount)):
             return amount, parse(match.group())
+    text = re.sub(r"(?<=\d)\s*\(([A-Za-z][A-Za-z ]*)\)$", r" \1", text)
     match = _PLAIN.search(text)
-    if match and _NUMBER.fullmatch(text[: match.start()]) and _is_unit(match.group().strip()):
+    if match and _NUMBER.fullmatch(text[: match.start()]) and _is_unit(match.group()):
         return text[: match.start()].strip(), parse(match.group())
     return text, None
 
 
 def _is_unit(words: str) -> bool:
-    # Two or three letters that no table knows are a product of variables.
-    first = re.split(r"[\s/.^]", words)[0]
+    # Letters that no table knows are a product of variables, unless a space sets off a word.
+    first = re.split(r"[\s/.^]", words.strip())[0]
     known = first.lower().removesuffix("s") in _SIMPLE or first.lower() in _SIMPLE
-    return len(first) > 3 or known or not first.isascii()
+    return known or not first.isascii() or (len(first) > 3 and words[0] == " ") or first.lower() in _SCALES

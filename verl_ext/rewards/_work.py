@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_LIMIT = 20_000
+_LIMIT = 5_000
 _spent = 0
 
 

@@ -24,6 +24,11 @@ GPU = "h100-80gb"
 """The default."""
 
 
+def device_of(config: Any) -> str:
+    """The GPU that a configuration is planned for unless another is named: ``cpu`` where it trains on one."""
+    return "cpu" if config.trainer.device == "cpu" else GPU
+
+
 def plan(
     arguments: Sequence[str], gpu: str | None = None, as_json: bool = False, console: Console | None = None
 ) -> int:
@@ -46,7 +51,7 @@ def plan(
         if found:
             console.print("the configuration cannot be planned:", *(f"  - {fault}" for fault in found), sep="\n")
             return 1
-        name = gpu or ("cpu" if config.trainer.device == "cpu" else GPU)
+        name = gpu or device_of(config)
         result = of(config, name)
     except (ConfigError, ValueError) as error:
         console.print(str(error))

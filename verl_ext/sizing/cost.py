@@ -3,12 +3,12 @@
 With M entries in the matrices that a token meets, L layers, query width q and a sequence of s tokens, a token costs
 forwards, causal attention at half the square (PaLM, arXiv 2204.02311, appendix B, halved)::
 
-    2 M + 2 L q s
+    2 M + 2 L q s        with a window w < s: 2 L q (2 w - w^2 / s); without attention: nothing besides 2 M
 
 twice that backwards, and once more the layers' part where activations are computed again. verl's own counter adds the
 input embedding, which multiplies nothing. Generation reads weights and cache for each token of all running sequences::
 
-    seconds of a decoding step  (weights + running x mean length x bytes of a token's cache) / bandwidth
+    seconds of a decoding step  (weights + running x bytes kept of a sequence of the mean length) / bandwidth
 
 Lengths are not known before a run: a prompt is taken as `PROMPT_TOKENS`, a response as `RESPONSE_SHARE` of the longest.
 """
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from verl_ext.sizing.gpus import GPU
 from verl_ext.sizing.model import Model
-from verl_ext.sizing.rollout import Engine
-from verl_ext.sizing.settings import Settings
+from verl_ext.sizing.rollout import Engine, kept
+from verl_ext.sizing.settings import Rollouts, Settings
 from verl_ext.sizing.states import trained
 
 TRAIN_EFFICIENCY = 0.35
@@ -52,7 +52,7 @@ class Cost:
         return sum(self.seconds.values())
 
 
-def lengths(settings: Settings) -> tuple[float, float]:
+def lengths(settings: Rollouts) -> tuple[float, float]:
     """Expected tokens of a prompt and of a response."""
     return min(PROMPT_TOKENS, settings.prompt_tokens), RESPONSE_SHARE * settings.response_tokens
 
@@ -65,7 +65,18 @@ def forward(model: Model, length: float) -> float:
         >>> forward(measure("Qwen/Qwen2.5-7B"), 0) // 2
         7070285824
     """
-    return 2 * model.matrices + 2 * model.layers * model.query * length
+    return 2 * model.matrices + 2 * model.query * sum(one.layers * one.attended(length) for one in model.caches)
+
+
+def trained_token(model: Model, length: float, checkpointing: bool, frozen: bool = False) -> float:
+    """Operations of one token of an update: forwards, backwards, and the layers again with checkpointing.
+
+    Args:
+        frozen: of weights that are not trained, which need no gradient of their own.
+    """
+    once = forward(model, length)
+    again = once - 2 * model.vocabulary * model.hidden if checkpointing else 0
+    return once + (once if frozen else 2 * once) + again
 
 
 def cost(model: Model, settings: Settings, engine: Engine, gpu: GPU, moved: float) -> Cost:
@@ -77,14 +88,11 @@ def cost(model: Model, settings: Settings, engine: Engine, gpu: GPU, moved: floa
     prompt, response = lengths(settings)
     tokens = settings.rows * (prompt + response)
     once = forward(model, prompt + response)
-    head = 2 * model.vocabulary * model.hidden
-    # Weights that are not trained need no gradient of their own.
-    backward = once if settings.lora_rank else 2 * once
-    again = once - head if settings.checkpointing else 0
+    updated = trained_token(model, prompt + response, settings.checkpointing, frozen=bool(settings.lora_rank))
     operations = {
-        "update": settings.epochs * tokens * (once + backward + again),
+        "update": settings.epochs * tokens * updated,
         "old_log_probs": tokens * once * settings.old_log_probs,
-        "reference": tokens * once * _has_reference(settings),
+        "reference": tokens * once * settings.reference,
         "rollout": (settings.prompts * prompt + settings.rows * response) * once,
     }
     peak = settings.gpus * gpu.operations * TRAIN_EFFICIENCY
@@ -94,19 +102,15 @@ def cost(model: Model, settings: Settings, engine: Engine, gpu: GPU, moved: floa
     return Cost(tokens, operations, seconds)
 
 
-def _has_reference(settings: Settings) -> bool:
-    return settings.reference
-
-
-def rollout_seconds(model: Model, settings: Settings, engine: Engine, gpu: GPU) -> float:
+def rollout_seconds(model: Model, settings: Rollouts, engine: Engine, gpu: GPU) -> float:
     """Generation: prompts once, then decoding steps with as many sequences as fit; infinite if none does."""
     prompt, response = lengths(settings)
     own = settings.rows / engine.replicas
-    together = min(own, settings.running, max(0.0, engine.cache) / (engine.token * (prompt + response)))
+    together = min(own, settings.running, max(0.0, engine.cache) / kept(model, settings, prompt + response))
     if together <= 0:
         return float("inf")
     ways = settings.rollout_tensor
-    read = engine.weights * _touched(model, together) + together * (prompt + response / 2) * engine.token
+    read = engine.weights * _touched(model, together) + together * kept(model, settings, prompt + response / 2)
     compute = together * forward(model, prompt + response / 2) / (ways * gpu.operations * PREFILL_EFFICIENCY)
     step = max(read / (gpu.bandwidth * BANDWIDTH_EFFICIENCY), compute)
     prefill = settings.prompts / engine.replicas * prompt * forward(model, prompt)

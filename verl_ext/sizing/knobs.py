@@ -73,7 +73,7 @@ def together(before: Plan) -> list[Knob]:
 def _excess(one: Plan) -> float:
     """Bytes that are missing, over all phases, the cache of one sequence included."""
     over = sum(max(0.0, phase.total - one.gpu.memory) for phase in one.phases)
-    return over + max(0.0, one.engine.token * one.settings.model_length - one.engine.cache)
+    return over + max(0.0, one.engine.longest - one.engine.cache)
 
 
 def _candidates(now: Settings) -> Iterator[tuple[str, str, Settings]]:

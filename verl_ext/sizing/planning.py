@@ -76,12 +76,18 @@ class Plan:
             if phase.total > limit
         ]
         one = self.engine
-        if one.cache < one.token * self.settings.model_length:
+        if one.cache < one.longest:
             found.append(
                 f"rollout: after {one.weights / GIB:.1f} GiB of weights and {one.workspace / GIB:.1f} GiB of workspace "
                 f"no sequence of {self.settings.model_length} tokens fits into the cache"
             )
         return found
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of a step: its seconds on all GPUs, those of rollouts apart included; infinite if nothing is generated."""
+        gpus = self.settings.gpus + self.settings.rollout_gpus * self.settings.apart
+        return self.cost.total_seconds * gpus / 3600
 
     @property
     def fits(self) -> bool:

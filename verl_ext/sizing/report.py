@@ -37,7 +37,7 @@ def as_data(plan: Plan, gpu: str, knobs: Sequence[Knob]) -> dict[str, Any]:
         "host_per_node": {**plan.host, "total": sum(plan.host.values())},
         "rollout": {
             "engines": plan.engine.replicas,
-            "cache_tokens": max(0.0, plan.engine.cache) / plan.engine.token,
+            "cache_tokens": max(0.0, plan.engine.cache) / plan.engine.longest * plan.settings.model_length,
             "longest_sequences_at_once": plan.engine.together,
         },
         "step": {
@@ -45,6 +45,7 @@ def as_data(plan: Plan, gpu: str, knobs: Sequence[Knob]) -> dict[str, Any]:
             "operations": plan.cost.operations,
             "seconds": {part: _finite(seconds) for part, seconds in plan.cost.seconds.items()},
             "total_seconds": _finite(plan.cost.total_seconds),
+            "gpu_hours": _finite(plan.gpu_hours),
         },
         "knobs": [
             {"setting": knob.setting, "saved": knob.saved, "fits": knob.fits, "price": knob.price} for knob in knobs
@@ -106,7 +107,8 @@ def _cell(size: float) -> str:
 def _show_rollouts(plan: Plan, console: Console) -> None:
     one, settings = plan.engine, plan.settings
     console.print(
-        f"rollouts  {one.replicas} engine(s); the cache holds {max(0.0, one.cache) / one.token:,.0f} tokens, "
+        f"rollouts  {one.replicas} engine(s); the cache holds "
+        f"{max(0.0, one.cache) / one.longest * settings.model_length:,.0f} tokens, "
         f"{one.together:.0f} sequences of {settings.model_length}"
     )
 
@@ -114,8 +116,7 @@ def _show_rollouts(plan: Plan, console: Console) -> None:
 def _show_step(plan: Plan, console: Console) -> None:
     spent = plan.cost
     parts = ", ".join(f"{part} {seconds:.3g}" for part, seconds in spent.seconds.items() if seconds)
-    hours = spent.total_seconds * plan.settings.gpus / 3600
-    time = f"about {spent.total_seconds:.3g} s ({parts}), {hours:.3g} GPU-hours"
+    time = f"about {spent.total_seconds:.3g} s ({parts}), {plan.gpu_hours:.3g} GPU-hours"
     if not math.isfinite(spent.total_seconds):
         time = "no time, because no sequence fits into the cache"
     console.print(f"step      {spent.tokens:,.0f} tokens, {sum(spent.operations.values()):.3g} operations; {time}")

@@ -6,16 +6,54 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Settings:
+class Rollouts:
+    """What is generated, and by which engines.
+
+    Attributes:
+        cpu: whether trainer and rollouts are processes of a machine without an accelerator.
+        prompts, responses: of a step: prompts, and responses to each.
+        prompt_tokens, response_tokens: the longest.
+        lora_rank, lora_targets, lora_excluded: adapters, 0 for none.
+        rollout_gpus: GPUs of all engines; `rollout_tensor`, `rollout_data`: of one; `rollout_expert`: GPUs among which
+            it divides experts.
+        rollout_bytes: bytes of a weight there, and of a cache's entry.
+        utilization, running, model_length, batched_tokens: vLLM's settings.
+        kv_space: bytes of the cache without an accelerator.
+    """
+
+    cpu: bool
+    prompts: int
+    responses: int
+    prompt_tokens: int
+    response_tokens: int
+    lora_rank: int
+    lora_targets: str | tuple[str, ...]
+    lora_excluded: str | tuple[str, ...] | None
+    rollout_gpus: int
+    rollout_tensor: int
+    rollout_data: int
+    rollout_expert: int
+    rollout_bytes: int
+    utilization: float
+    running: int
+    model_length: int
+    batched_tokens: int
+    kv_space: int
+
+    @property
+    def rows(self) -> int:
+        """Responses of a step."""
+        return self.prompts * self.responses
+
+
+@dataclass(frozen=True)
+class Settings(Rollouts):
     """One run.
 
     Attributes:
         path: the model.
-        cpu: whether trainer and rollouts are processes of a machine without an accelerator.
         nodes, gpus_per_node: one trainer process a GPU.
-        prompts, responses: of a step: prompts, and responses to each.
         mini_prompts, epochs: prompts of an update, and passes over the batch.
-        prompt_tokens, response_tokens: the longest.
         megatron: the engine is Megatron, else FSDP.
         fsdp2: FSDP2, else FSDP1.
         shards: GPUs among which FSDP divides a state; `reshard`: a layer is divided again after its forward pass.
@@ -32,28 +70,18 @@ class Settings:
         remove_padding, fused, entropy, chunking, entropy_checkpointing, chunk: how logits and entropies are computed.
         temperature_one: logits are used as they are.
         dynamic, update_limit, log_prob_dynamic, log_prob_limit: tokens of a micro-batch, or rows without `dynamic`.
-        lora_rank, lora_targets, lora_excluded: adapters, 0 for none.
         reference, reference_offload: a reference model of its own; whether it leaves the GPU while not in use.
         old_log_probs: a forward pass before the updates.
-        apart: rollouts have GPUs of their own, `rollout_gpus` of them.
-        rollout_tensor, rollout_data: GPUs of a rollout engine; `rollout_expert`: GPUs among which it divides experts.
-        rollout_bytes: bytes of a weight there, and of a cache's entry.
-        utilization, running, model_length, batched_tokens: vLLM's settings.
+        apart: rollouts have GPUs of their own.
         sleeps: vLLM gives its memory back while the trainer works.
         bucket: bytes sent at a time in a weight sync.
-        kv_space: bytes of the cache without an accelerator.
     """
 
     path: str
-    cpu: bool
     nodes: int
     gpus_per_node: int
-    prompts: int
-    responses: int
     mini_prompts: int
     epochs: int
-    prompt_tokens: int
-    response_tokens: int
     megatron: bool
     fsdp2: bool
     shards: int
@@ -85,25 +113,12 @@ class Settings:
     update_limit: int
     log_prob_dynamic: bool
     log_prob_limit: int
-    lora_rank: int
-    lora_targets: str | tuple[str, ...]
-    lora_excluded: str | tuple[str, ...] | None
     reference: bool
     reference_offload: bool
     old_log_probs: bool
     apart: bool
-    rollout_gpus: int
-    rollout_tensor: int
-    rollout_data: int
-    rollout_expert: int
-    rollout_bytes: int
-    utilization: float
-    running: int
-    model_length: int
-    batched_tokens: int
     sleeps: bool
     bucket: int
-    kv_space: int
 
     @property
     def gpus(self) -> int:
@@ -117,11 +132,6 @@ class Settings:
     @property
     def longest(self) -> int:
         return self.prompt_tokens + self.response_tokens
-
-    @property
-    def rows(self) -> int:
-        """Responses of a step."""
-        return self.prompts * self.responses
 
     @property
     def update_tokens(self) -> int:

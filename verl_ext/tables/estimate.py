@@ -1,37 +1,35 @@
-"""GPU-hours of a row: an estimate from the model's size, the tokens and a stated efficiency.
+"""GPU-hours of a row: those of `verl_ext.sizing`, step by step, of the training and of the evaluation.
 
-With N active parameters, a token costs 2N floating-point operations forwards and 6N forwards and backwards::
+::
 
-    rollout tokens of a step   R = prompts x responses x (prompt + response tokens)
-    training, operations       steps x R x N x (6 + 2 [old log-probs] + 2 [reference])
-    rollouts, operations       steps x R x 2 N
-    evaluation, operations     problems x samples x (prompt + response tokens) x 2 N, for each kept checkpoint
-    GPU-hours                  (training / `TRAIN_EFFICIENCY` + (rollouts + evaluation) / `DECODE_EFFICIENCY`)
-                               / `PEAK` / 3600
+    training     steps x GPU-hours of a step, as ``verl-ext plan`` has them for the same configuration
+    sft          steps x tokens x operations of a trained token / (35% of the peak)
+    evaluation   kept checkpoints x seconds of the responses to each benchmark on one engine x its GPUs
 
-A prompt is taken as `PROMPT_TOKENS`, a response as `RESPONSE_SHARE` of the longest allowed, both at most what the
-configuration allows. Start-up, checkpoints, idle time and attention are not in it. Take it as the size of the job.
+on a `GPU`, or on this machine where the row trains on the CPU. Lengths are taken as `verl_ext.sizing.cost` takes them;
+start-up, checkpoints and idle time are not in it. Take it as the size of the job.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from verl_ext.sizing.architectures import published
+from verl_ext.evaluation.request import EngineOptions
+from verl_ext.sizing import command, gpus
+from verl_ext.sizing.command import GPU
+from verl_ext.sizing.cost import PROMPT_TOKENS, RESPONSE_SHARE, TRAIN_EFFICIENCY, rollout_seconds, trained_token
+from verl_ext.sizing.model import Model, measure
+from verl_ext.sizing.rollout import engine
+from verl_ext.sizing.settings import Rollouts
 
 if TYPE_CHECKING:
     from verl_ext.tables.job import Job
 
-PEAK = 989e12
-"""Dense bfloat16 operations a second of an H100 or H200, from its data sheet."""
-TRAIN_EFFICIENCY = 0.35
-DECODE_EFFICIENCY = 0.10
-PROMPT_TOKENS = 200
-RESPONSE_SHARE = 0.5
-ACTIVE_PARAMETERS: Mapping[str, int] = {key: entry.active_parameters for key, entry in published().items()}
-"""Parameters that a token uses, as `verl_ext.sizing` counts them."""
+RUNNING, BATCHED_TOKENS = 1024, 16384
+"""vLLM's own for its ``LLM`` class on a GPU of 70 GiB or more, of which the evaluation asks for nothing else."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,10 @@ class Estimate:
     """GPU-hours of one run, and the training steps behind it.
 
     Attributes:
-        training: updates and rollouts; None where epochs decide and the number of problems is not known.
-        evaluation: None where a benchmark's number of problems is not known.
-        steps: training steps; None as for `training`, 0 without training.
+        training: updates and rollouts; None where epochs decide and the number of problems is not known, or where
+            nothing can be generated.
+        evaluation: None where a benchmark's number of problems is not known, or where nothing can be generated.
+        steps: training steps; None where they are not known, 0 without training.
     """
 
     training: float | None
@@ -53,46 +52,41 @@ class Estimate:
         return None if self.training is None or self.evaluation is None else self.training + self.evaluation
 
 
-def hours(operations: float, efficiency: float) -> float:
-    """GPU-hours of a number of operations.
-
-    Example:
-        >>> round(hours(989e12 * 3600, 1.0), 6)
-        1.0
-    """
-    return operations / (efficiency * PEAK * 3600)
-
-
 def estimate(job: Job) -> Estimate:
-    """The estimate of a row of any kind that has a run."""
-    parameters = ACTIVE_PARAMETERS.get(job.row.choices.get("model", ""), 0.0)
+    """The estimate of a row of any kind that has a run.
+
+    Raises:
+        ValueError: the configuration cannot be composed, or its model not be sized.
+    """
     if job.row.kind == "evaluate":
-        return Estimate(0.0, _evaluation(job, parameters, kept=1), 0)
+        return Estimate(0.0, 0.0 if job.row.endpoint else _evaluation(job, kept=1), 0)
     config = job.config()
     steps = _steps(job, config)
-    training = None if steps is None else _training(job, config, parameters, steps)
+    training = None if steps is None else _finite(steps * _step(job, config))
     every = job.row.checkpoint.every
     kept = 1 if every is None or steps is None else max(1, steps // every)
-    return Estimate(training, _evaluation(job, parameters, kept), steps)
+    return Estimate(training, _evaluation(job, kept), steps)
 
 
-def _training(job: Job, config: Mapping[str, Any], parameters: float, steps: int) -> float:
-    data = config["data"]
-    if job.row.kind == "sft":
-        tokens = data["train_batch_size"] * data["max_length"] * RESPONSE_SHARE
-        return hours(steps * tokens * 6 * parameters, TRAIN_EFFICIENCY)
-    actor, rollout = config["actor_rollout_ref"]["actor"], config["actor_rollout_ref"]["rollout"]
-    responses = data["train_batch_size"] * rollout["n"]
-    tokens = responses * _length(data["max_prompt_length"], data["max_response_length"])
-    reference = bool(actor["use_kl_loss"]) or bool(config["algorithm"]["use_kl_in_reward"])
-    bypass = bool((config["algorithm"].get("rollout_correction") or {}).get("bypass_mode"))
-    per_token = 6 + 2 * (not bypass) + 2 * reference
-    training = hours(steps * tokens * per_token * parameters, TRAIN_EFFICIENCY)
-    return training + hours(steps * tokens * 2 * parameters, DECODE_EFFICIENCY)
+def _step(job: Job, config: Mapping[str, Any]) -> float:
+    if job.row.kind != "sft":
+        composed = job.composed.config
+        return command.of(composed, command.device_of(composed)).gpu_hours
+    data, model = config["data"], _model(job)
+    length = data["max_length"] * RESPONSE_SHARE
+    checkpointing = bool(config["model"]["enable_gradient_checkpointing"])
+    operations = data["train_batch_size"] * length * trained_token(model, length, checkpointing)
+    return operations / (gpus.device(GPU).operations * TRAIN_EFFICIENCY) / 3600
 
 
-def _length(prompt: int, response: int) -> float:
-    return min(PROMPT_TOKENS, prompt) + RESPONSE_SHARE * response
+def _model(job: Job) -> Model:
+    from verl_ext.tables.job import model_path
+
+    return measure(model_path(job.row.choices["model"]))
+
+
+def _finite(hours: float) -> float | None:
+    return hours if math.isfinite(hours) else None
 
 
 def _steps(job: Job, config: Mapping[str, Any]) -> int | None:
@@ -108,17 +102,27 @@ def _steps(job: Job, config: Mapping[str, Any]) -> int | None:
     return int(trainer["total_epochs"] * (problems // config["data"]["train_batch_size"]))
 
 
-def _evaluation(job: Job, parameters: float, kept: int) -> float | None:
+def _evaluation(job: Job, kept: int) -> float | None:
     from verl_ext.data.registry import DATASETS
     from verl_ext.tables.evaluating import measured
 
-    operations = 0.0
+    seconds, model, device = 0.0, _model(job), gpus.device(GPU)
     for column in measured(job).values():
         known = DATASETS.get(str(column.benchmark))
         problems = known and (known.problems or known.rows)
         if not problems:
             return None
         decoding = job.table.decodings[str(column.decoding)]
-        tokens = problems * decoding.samples * _length(PROMPT_TOKENS, decoding.max_tokens)
-        operations += kept * tokens * 2 * parameters
-    return hours(operations, DECODE_EFFICIENCY)
+        asked = _rollouts(problems, decoding.samples, decoding.max_tokens, job.tensor_parallel)
+        seconds += rollout_seconds(model, asked, engine(model, asked, device.memory), device)
+    return _finite(kept * seconds * job.tensor_parallel / 3600)
+
+
+def _rollouts(problems: int, samples: int, tokens: int, ways: int) -> Rollouts:
+    """One engine of the evaluation."""
+    return Rollouts(
+        cpu=False, prompts=problems, responses=samples, prompt_tokens=PROMPT_TOKENS, response_tokens=tokens,
+        lora_rank=0, lora_targets=(), lora_excluded=None, rollout_gpus=ways, rollout_tensor=ways, rollout_data=1,
+        rollout_expert=ways, rollout_bytes=2, utilization=EngineOptions.memory_share, running=RUNNING,
+        model_length=PROMPT_TOKENS + tokens, batched_tokens=BATCHED_TOKENS, kv_space=0,
+    )  # fmt: skip

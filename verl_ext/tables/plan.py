@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from verl_ext.sizing.command import GPU
 from verl_ext.tables.estimate import Estimate, estimate
 from verl_ext.tables.job import Job, Places
 from verl_ext.tables.recipe import RecipeError, all_tables, find_row, find_table
@@ -135,7 +136,12 @@ def show(table: Table, found: Sequence[Planned], console: Console) -> None:
         if planned.fault:
             console.print(f"{planned.row.reference}: {planned.fault}", style="red", markup=False, soft_wrap=True)
     totals = [p.estimate.total * len(p.row.seeds) for p in found if p.estimate and p.estimate.total is not None]
-    console.print(f"together about {hours_text(sum(totals))} GPU-hours of an H100, by estimate", highlight=False)
+    console.print(
+        f"together about {hours_text(sum(totals))} GPU-hours of an {GPU}, by estimate; what trains on the CPU, of this "
+        f"machine",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def what(row: Row) -> str:
@@ -175,6 +181,7 @@ def as_json(table: Table, found: Sequence[Planned]) -> dict[str, Any]:
                 "runs_with": what(one.row),
                 "seeds": list(one.row.seeds),
                 "steps": one.estimate.steps if one.estimate else None,
+                "gpu_hours_training": one.estimate.training if one.estimate else None,
                 "gpu_hours_estimate": one.estimate.total if one.estimate else None,
                 "state": list(one.state),
                 "fault": one.fault,
