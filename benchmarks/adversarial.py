@@ -34,13 +34,22 @@ from verl_ext.rewards import pool, verifiers
 console = Console(width=160)
 
 _TOKENS = re.compile(r"\\[A-Za-z]+|\\.|\d+|\s+|.", re.DOTALL)
-_COMMANDS = """
-    \\pm \\mp \\pmod \\mod \\bmod \\in \\int \\infty \\le \\left \\leq \\ne \\neg \\cup \\cap \\cdot \\cdots \\log \\ln
-    \\lg \\max \\min \\exp \\sin \\arcsin \\cos \\tan \\frac \\dfrac \\sqrt \\binom \\text \\mathrm \\mathbb \\sum \\prod
-    \\lim \\lfloor \\rfloor \\lceil \\rceil \\pi \\theta \\alpha \\circ \\degree \\approx \\equiv \\sim \\setminus \\times
-    \\div \\vec \\overline \\hat \\quad \\, \\; \\! \\% \\$ \\{ \\} \\to \\mid \\angle \\triangle \\ldots \\choose \\over
-""".split()
-_PIECES = [*_COMMANDS, *"0123456789abcdefijknxyzABCEFIR()[]{}+-*/^_=<>,;:.|!'&%$~ ", "10", "1000", "0.5", "e^", "{}"]
+_COMMANDS = r"""
+    \pm \mp \pmod \mod \bmod \in \int \infty \le \left \leq \ne \neg \cup \cap \cdot \cdots \log \ln
+    \lg
+    \max \min \exp \sin \arcsin \cos \tan \frac \dfrac \sqrt \binom \text \mathrm \mathbb \sum \prod
+    \lim \lfloor \rfloor \lceil \rceil \pi \theta \alpha \circ \degree \approx \equiv \sim \setminus \times
+    \div \vec \overline \hat \quad \, \; \! \% \$ \{ \} \to \mid \angle \triangle \ldots \choose \over
+"""
+_PIECES = [
+    *_COMMANDS.split(),
+    *"0123456789abcdefijknxyzABCEFIR()[]{}+-*/^_=<>,;:.|!'&%$~ ",
+    "10",
+    "1000",
+    "0.5",
+    "e^",
+    "{}",
+]
 
 
 def tokens(text: str) -> list[str]:
@@ -179,13 +188,14 @@ def mutated(draw: random.Random, truths: list[str]) -> tuple[str, str, str]:
 
 def _expression(draw: random.Random, depth: int) -> str:
     if depth <= 0 or draw.random() < 0.2:
-        return draw.choice(("1", "2", "7", "-3", "10", "0", "0.25", "x", "n", "a_{1}", r"\pi", "e", "i", r"\theta", "1000"))
+        return draw.choice(["1", "2", "7", "-3", "10", "0", "0.25", "x", "n", "a_{1}", r"\pi", "e", "i", r"\theta"])
     inner = [_expression(draw, depth - 1) for _ in range(2)]
     form = draw.choice(
         ("@+#", "@-#", "@#", r"@\cdot #", r"\frac{@}{#}", "@/#", "@^{#}", "(@)^{#}", r"\sqrt{@}", r"\sqrt[3]{@}", "(@)",
          r"\sin(@)", r"\cos @", r"\ln(@)", r"\log_{#} @", "|@|", r"\lfloor @\rfloor", "(@)!", r"\binom{@}{#}", "e^{@}",
          r"\sum_{k=1}^{@} #", r"\prod_{k=1}^{@} k", r"\int_0^1 @ dx", r"\lim_{n\to\infty} @", r"@\pm #", r"@\pmod{#}",
-         r"\overline{@}", r"\max(@,#)", r"\gcd(@,#)", "@_{#}", "f(@)", r"\arctan @", r"@^\circ", r"@\%", "{@ \\choose #}")
+         r"\overline{@}", r"\max(@,#)", r"\gcd(@,#)", "@_{#}", "f(@)", r"\arctan @", r"@^\circ", r"@\%",
+         r"{@\choose #}")
     )  # fmt: skip
     return form.replace("@", inner[0]).replace("#", inner[1])
 
@@ -196,7 +206,8 @@ def generated(draw: random.Random, truths: list[str]) -> tuple[str, str, str]:
         (("expression", "@"), ("list", "@, #, @"), ("set", r"\{@, #\}"), ("tuple", "(@, #)"), ("interval", "[@, #)"),
          ("union", r"(@, #)\cup(#, \infty)"), ("relation", "x=@"), ("equation", "@=#"), ("chain", "@<x<#"),
          ("matrix", r"\begin{pmatrix}@&#\\#&@\end{pmatrix}"), ("unit", r"@\text{ cm}"), ("ratio", "@:#"),
-         ("membership", r"x\in[@,#]"), ("congruence", r"x\equiv @\pmod{#}"), ("points removed", r"\mathbb{R}\setminus\{@\}"))
+         ("membership", r"x\in[@,#]"), ("congruence", r"x\equiv @\pmod{#}"),
+         ("points removed", r"\mathbb{R}\setminus\{@\}"))
     )  # fmt: skip
     depth = draw.randint(1, 5)
     answer, other = (
@@ -214,9 +225,9 @@ def hostile(draw: random.Random, truths: list[str]) -> tuple[str, str, str]:
 
 
 SOURCES: dict[str, tuple[float, Callable[[random.Random, list[str]], tuple[str, str, str]]]] = {
-    "mutation": (0.6, mutated),
-    "grammar": (0.3, generated),
-    "hostile": (0.1, hostile),
+    "mutation": (0.75, mutated),
+    "grammar": (0.22, generated),
+    "hostile": (0.03, hostile),
 }
 
 
@@ -323,7 +334,7 @@ def main(
     number: Annotated[int, typer.Option(help="answers")] = 100_000,
     seed: Annotated[int, typer.Option()] = 0,
     workers: Annotated[int, typer.Option(help="grading processes")] = 2,
-    listing: Annotated[Path | None, typer.Option(help="every slow, failed and unconfirmed answer, as JSON lines")] = None,
+    listing: Annotated[Path | None, typer.Option(help="JSON lines of what is slow, failed or unconfirmed")] = None,
     keep: Annotated[bool, typer.Option(help=f"write the counts to {RESULTS.name}/adversarial.json")] = False,
 ) -> None:
     """Search for answers that hang, blow up or fool the verifier."""

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -142,11 +142,12 @@ def good(pair: Pair, verdict: str) -> bool:
     return (verdict == "correct") == pair.right and verdict not in ("timeout", "error")
 
 
-def without(rule: rules.Rule, pairs: list[Pair], verdicts: list[str]) -> Decided:
-    """Grade everything again with a rule switched off; in a process of its own, which keeps the change."""
+def without(rule: rules.Rule, pairs: list[Pair], verdicts: list[str], places: list[int]) -> Decided:
+    """Grade again, with a rule switched off, where it did something; the process keeps the change."""
     found = Decided(rule.name, Counter(), Counter(), [])
     rule.switch_off()
-    for pair, before in zip(pairs, verdicts, strict=True):
+    for place in places:
+        pair, before = pairs[place], verdicts[place]
         after = ours(pair)
         # Whether a wrong answer could be read decides no reward.
         if (after == "correct") == (before == "correct") and (pair.answer is not None or after == before):
@@ -157,22 +158,44 @@ def without(rule: rules.Rule, pairs: list[Pair], verdicts: list[str]) -> Decided
     return found
 
 
-def _work(rule: rules.Rule) -> Decided:
-    return without(rule, _STATE["pairs"], _STATE["verdicts"])
+def acting(pairs: list[Pair]) -> dict[str, list[int]]:
+    """Where each rule did something; in a process of its own, which keeps the watching."""
+    found = rules.find()
+    places: dict[str, list[int]] = {rule.name: [] for rule in found}
+    acted: set[str] = set()
+    rules.watch(found, acted.add)
+    for place, pair in enumerate(pairs):
+        acted.clear()
+        rules.forget()
+        ours(pair)
+        text = f"{pair.truth} {pair.answer or ''}"
+        acted.update(rule.name for rule in found if rule.entries and rules.mentions(rule, text))
+        for name in acted:
+            places[name].append(place)
+    return places
 
 
-_STATE: dict[str, list] = {}  # type: ignore[type-arg]
+def _alone(task: str) -> object:
+    pairs, verdicts, places = _STATE
+    if not task:
+        return acting(pairs)
+    rule = next(rule for rule in rules.find() if rule.name == task)
+    return without(rule, pairs, verdicts, places[task])
+
+
+_STATE: list[Any] = []
+"""What forked processes find: the pairs, their verdicts, and where each rule did something."""
 
 
 def ablation(pairs: list[Pair], workers: int) -> Iterator[Decided]:
     """Every rule in turn, in forked processes: they share what was parsed."""
     rules.remember_parsed()
-    start = time.perf_counter()
-    _STATE["pairs"], _STATE["verdicts"] = pairs, [ours(pair) for pair in pairs]
-    print(f"graded in {time.perf_counter() - start:.0f} s; {len(rules.find())} rules", file=sys.stderr)
-    processes = multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1)
-    with processes:
-        yield from processes.imap_unordered(_work, rules.find(), chunksize=1)
+    _STATE[:] = [pairs, [ours(pair) for pair in pairs], None]
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(1, maxtasksperchild=1) as one:
+        _STATE[2] = one.apply(_alone, ("",))
+    with fork.Pool(workers, maxtasksperchild=1) as processes:
+        yield from processes.imap_unordered(_alone, [rule.name for rule in rules.find()], chunksize=1)
 
 
 def compared(pairs: list[Pair]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:

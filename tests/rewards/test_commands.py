@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-COMMANDS = r"""
+_NAMES = r"""
     above acute aleph alpha amalg angle approx approxeq arccos arcsin arctan arg arrowvert ast asymp atop
     backepsilon backprime backsim backsimeq backslash bar barwedge because begin beta beth between bf Big big bigcap
     bigcirc bigcup Bigg bigg Biggl biggl Biggm biggm Biggr biggr Bigl bigl Bigm bigm bigodot bigoplus bigotimes Bigr
@@ -66,7 +66,8 @@ COMMANDS = r"""
     varsubsetneqq varsupsetneq varsupsetneqq varTheta vartheta vartriangle vartriangleleft vartriangleright
     varUpsilon varXi vcenter Vdash vDash vdash vdots vec vee veebar verb Vert vert vline vphantom Vvdash wedge
     widehat widetilde wp wr Xi xi xleftarrow xrightarrow yen zeta
-""".split()
+"""
+COMMANDS = _NAMES.split()
 """Of LaTeX2e, amsmath, amssymb, siunitx and what people define."""
 SHAPES = (
     r"\@", r"2\@ 7", r"n\@{7}", r"\@{a}{b}", r"x_{\@}", r"a^\@", r"\@x", r"3\@ x\@ y", r"(\@ 1,2]", r"\frac{\@ 1}{2}",
