@@ -11,7 +11,7 @@ import pytest
 from tests.data.sources import parquet
 from verl_ext.data.faults import DataError
 from verl_ext.data.prepare import Options, prepare
-from verl_ext.data.registry import DATASETS
+from verl_ext.data.registry import datasets
 
 UNCHECKED = Options(check_answers=False)
 LOOSE = Options(check_answers=False, accept_unverified=True)
@@ -46,14 +46,14 @@ def test_one_year_is_another_benchmark(tmp_path: Path) -> None:
     half = parquet(tmp_path / "a.parquet", of_aimo()[43:])
     with pytest.raises(DataError, match="40 different problems where 83 are expected"):
         prepare("amc83", None, tmp_path, half, UNCHECKED)
-    assert (DATASETS["amc23"].problems, DATASETS["amc83"].problems) == (40, 83)
+    assert (datasets()["amc23"].problems, datasets()["amc83"].problems) == (40, 83)
 
 
 @pytest.mark.parametrize("name", ["amc83", "amc23"])
 @pytest.mark.parametrize("how", [UNCHECKED, LOOSE])
 def test_the_version_with_choices_is_refused(tmp_path: Path, name: str, how: Options) -> None:
     choices = r"$\textbf{(A)}\ 1\qquad\textbf{(B)}\ 2\qquad\textbf{(C)} 3\qquad\textbf{(D)}\ 4\qquad\textbf{(E)}\ 5$"
-    rows = [{**row, "answer": str(int(row["answer"]))} for row in of_aimo(DATASETS[name].problems or 0)]
+    rows = [{**row, "answer": str(int(row["answer"]))} for row in of_aimo(datasets()[name].problems or 0)]
     rows[1]["answer"] = "C"
     rows[2]["problem"] += choices
     rows[3] |= {"answer": r"\textbf{(B)}\ 2", "problem": "What? (A) 1 (B) 2 (C) 3 (D) 4 (E) 5"}

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from tests.data.sources import json_lines, thirty
 from verl_ext.data.manifest import to_record
 from verl_ext.data.prepare import Options, prepare
-from verl_ext.data.registry import DATASETS
+from verl_ext.data.registry import datasets
 from verl_ext.data.sources import Hub, SourceError, open_hub
 
 UNCHECKED = Options(check_answers=False)
@@ -31,7 +31,7 @@ def put(cache: Path, repo: str, revision: str, file: str) -> None:
 
 
 def test_a_pinned_revision_comes_from_the_cache(cache: Path, tmp_path: Path) -> None:
-    hub = DATASETS["aime25"].hub
+    hub = datasets()["aime25"].hub
     assert hub is not None
     assert hub.revision is not None
     put(cache, hub.repo, hub.revision, "aime2025-I.jsonl")
@@ -40,7 +40,7 @@ def test_a_pinned_revision_comes_from_the_cache(cache: Path, tmp_path: Path) -> 
     # What the hub holds could not be seen when the registry was written: no error, but marked.
     assert content["unverified"] is True
     assert content["files"] == ["aime2025-I.jsonl"]
-    record = to_record(DATASETS["aime25"], content)
+    record = to_record(datasets()["aime25"], content)
     assert record is not None
     assert content["content_sha256"] in record
     assert "Hub(" not in record
@@ -48,7 +48,7 @@ def test_a_pinned_revision_comes_from_the_cache(cache: Path, tmp_path: Path) -> 
 
 def test_without_a_pin_the_newest_revision_is_resolved_and_printed(cache: Path, tmp_path: Path) -> None:
     newest = "a" * 40
-    hub = DATASETS["amc23"].hub
+    hub = datasets()["amc23"].hub
     assert hub is not None
     assert hub.revision is None
     put(cache, hub.repo, newest, "test.jsonl")
@@ -59,14 +59,14 @@ def test_without_a_pin_the_newest_revision_is_resolved_and_printed(cache: Path, 
     options = Options(check_answers=False, accept_unverified=True)
     content = prepare("amc23", "boxed", tmp_path, options=options).content
     assert content["revision"] == newest
-    record = to_record(DATASETS["amc23"], content)
+    record = to_record(datasets()["amc23"], content)
     assert record is not None
     assert f'Hub("{hub.repo}", "{newest}", ...)' in record
 
 
 @pytest.mark.parametrize("name", ["aime24", "amc23"])
 def test_without_a_network_the_error_says_what_to_do(cache: Path, name: str) -> None:
-    hub = DATASETS[name].hub
+    hub = datasets()[name].hub
     assert hub is not None
     with pytest.raises(SourceError, match=f"{hub.repo} at revision .* cannot be had .*--from"):
         open_hub(hub)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from tests.data.sources import DAPO_AFTER, DAPO_BEFORE, json_lines, parquet, real, thirty, verl_row
+from verl_ext.data.command import app
+from verl_ext.data.dataset import Dataset, faults
 from verl_ext.data.faults import DataError, Faults
 from verl_ext.data.manifest import to_record
-from verl_ext.data.prepare import DEMO_TRAIN, DEMO_VALIDATION, Options, paths, prepare
+from verl_ext.data.prepare import Options, paths, prepare
 from verl_ext.data.problems import Exemption, collect, read_exemptions
-from verl_ext.data.registry import DATASETS, Dataset
+from verl_ext.data.registry import datasets
+from verl_ext.data.sets.demo_arithmetic import TRAIN, VALIDATION
 from verl_ext.data.templates import Baked
 from verl_ext.data.text import content_hash, key
 from verl_ext.demo.assets import AssetSettings
@@ -186,6 +191,9 @@ def test_a_template_that_nobody_knows_is_a_fault_until_it_is_named() -> None:
     assert "problems end with" in end
     named = Baked("mine", "Think very hard about the following: ", " of a long list of things. Go!")
     assert faults_of(rows, baked=(named,)) == []
+    # A question is no instruction.
+    asked = [{**row, "problem": f"On day {n} of the long week, how many eggs are there?"} for n, row in enumerate(rows)]
+    assert faults_of(asked) == []
     # Seven alike may be chance.
     assert faults_of(rows[:7]) == []
 
@@ -225,7 +233,8 @@ def test_the_verifier_decides_what_can_be_read(tmp_path: Path) -> None:
         prepare("hmmt25", "plain", tmp_path, source, progress=lambda done, total: seen.append((done, total)))
     assert len(caught.value.faults) == 1
     # Thirty problems, thirty different answers: each is graded once.
-    assert seen[-1] == (30, 30)
+    # With itself, as what it is read as, and with another row's answer.
+    assert seen[-1] == (90, 90)
     keep = Exemption(key(rows[7]["problem"], "{{{"), "keep", "as the paper has it")
     content = prepare("hmmt25", "plain", tmp_path, source, Options(exemptions=(keep,))).content
     assert content["answers_checked"]["accepted"] == 29
@@ -240,13 +249,14 @@ def test_damaged_answers_are_faults_and_words_are_counted(tmp_path: Path) -> Non
     for row, answer in zip(rows, ["\\frac{", "t(0,4]", "All odd primes", "(B)"], strict=False):
         row["answer"] = answer
     source = json_lines(tmp_path / "x.jsonl", rows)
+    words = Options(text_answers=True)
     with pytest.raises(DataError) as caught:
-        prepare("hmmt25", "plain", tmp_path, source)
+        prepare("hmmt25", "plain", tmp_path, source, words)
     (fault,) = caught.value.faults
     assert "the answer is damaged" in fault.what
     assert [(place.row, place.seen) for place in fault.places] == [(0, r"'\\frac{'"), (1, "'t(0,4]'")]
     keep = tuple(Exemption(key(row["problem"], row["answer"]), "keep", "as it is") for row in rows[:2])
-    content = prepare("hmmt25", "plain", tmp_path, source, Options(exemptions=keep)).content
+    content = prepare("hmmt25", "plain", tmp_path, source, replace(words, exemptions=keep)).content
     assert (content["answers_checked"]["accepted"], content["answers_checked"]["text"]) == (30, 2)
 
 
@@ -261,14 +271,14 @@ def test_numbers_and_contents_that_are_not_those_recorded(tmp_path: Path) -> Non
         prepare("hmmt25", "boxed", tmp_path, json_lines(tmp_path / "y.jsonl", rows[1:]), UNCHECKED)
     with pytest.raises(DataError, match="30 rows where 4428 are expected"):
         prepare("omni_math", "boxed", tmp_path, source, UNCHECKED)
-    record = to_record(DATASETS["hmmt25"], prepare("hmmt25", "boxed", tmp_path, source, UNCHECKED).content)
+    record = to_record(datasets()["hmmt25"], prepare("hmmt25", "boxed", tmp_path, source, UNCHECKED).content)
     assert record is not None
     assert f'Known("x.jsonl", "{content_hash(thirty())}")' in record
 
 
 def test_names_templates_and_sources_that_do_not_exist(tmp_path: Path) -> None:
     for arguments, words in (
-        (("gsm8k", "boxed"), "no data set 'gsm8k'"),
+        (("gsm9k", "boxed"), "no data set 'gsm9k'; did you mean 'gsm8k'"),
         (("aime24", "fancy"), "no template 'fancy'"),
         (("demo_arithmetic", "boxed"), "demo and plain only"),
     ):
@@ -276,31 +286,63 @@ def test_names_templates_and_sources_that_do_not_exist(tmp_path: Path) -> None:
             prepare(*arguments, tmp_path)
     with pytest.raises(ValueError, match="does not exist"):
         prepare("aime24", None, tmp_path, tmp_path / "absent.parquet")
-    (tmp_path / "x.csv").write_text("a")
+    (tmp_path / "x.txt").write_text("a")
     with pytest.raises(ValueError, match=r"is none of \.parquet"):
-        prepare("aime24", None, tmp_path, tmp_path / "x.csv")
-    (tmp_path / "broken.parquet").write_text("a")
-    with pytest.raises(ValueError, match=r"broken\.parquet cannot be read as parquet"):
-        prepare("aime24", None, tmp_path, tmp_path / "broken.parquet")
-    (tmp_path / "broken.jsonl").write_text("[1]\n")
-    with pytest.raises(ValueError, match=r"broken\.jsonl is not a list of objects"):
-        prepare("aime24", None, tmp_path, tmp_path / "broken.jsonl")
+        prepare("aime24", None, tmp_path, tmp_path / "x.txt")
+
+
+def _cut(folder: Path) -> bytes:
+    content = parquet(folder / "whole" / "w.parquet", [verl_row(p, a) for p, a in thirty()]).read_bytes()
+    return content[: len(content) // 2] + content[-len(content) // 4 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("b.parquet", b"a", "b.parquet cannot be read as parquet"),
+        ("b.parquet", _cut, "b.parquet cannot be read as parquet"),
+        ("b.parquet", b"", "b.parquet cannot be read as parquet"),
+        ("b.arrow", b"a", "b.arrow cannot be read as arrow"),
+        ("b.jsonl", b"[1]\n", "b.jsonl is not a list of objects"),
+        ("b.jsonl", b'{"problem": "p", "answer": "1"}\n{"problem": ', "b.jsonl cannot be read as jsonl"),
+        ("b.json", b'{"problem": "p", "answer": "1"}', "b.json is not a list of objects"),
+        ("b.json", b"[[1]]", "b.json is not a list of objects"),
+        ("b.json", b"[" * 100_000, "b.json cannot be read as json"),
+        ("b.json", b'[{"problem": "\xff"}]', "b.json cannot be read as json"),
+        ("b.csv", b'problem,answer\n"\xff",1\n', "b.csv cannot be read as csv"),
+        ("b.csv", b"problem,answer\n" + b"1" * 200_000 + b",1\n", "field larger than field limit"),
+        ("b.csv", b"", "the source has no rows"),
+        ("b.csv", b"problem,answer\np\n", "the answer is empty"),
+        ("b.jsonl", b'{"prompt": [{"content": "p"}], "answer": 1}', "the problem is not a text"),
+        ("b.jsonl", b'{"prompt": [], "answer": 1}', "the problem is not a text"),
+        ("b.jsonl", b'{"problem": null, "answer": 1}', "the problem is not a text"),
+    ],
+)
+def test_damaged_files_are_faults_with_status_2_and_no_traceback(
+    name: str, content: Any, what: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content(tmp_path) if callable(content) else content)
+    arguments = ["prepare", "hmmt25", "--from", str(tmp_path / name), "--out", str(tmp_path / "out"), "--unverified"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, SystemExit)
+    assert (result.exit_code, what in result.output) == (2, True), result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_demos_problems_are_made_and_do_not_meet(tmp_path: Path) -> None:
     done = prepare("demo_arithmetic", None, tmp_path)
     assert done.train is not None
     test, train = (pq.read_table(file).to_pylist() for file in (done.parquet, done.train))
-    assert (len(test), len(train)) == (DEMO_VALIDATION, DEMO_TRAIN)
+    assert (len(test), len(train)) == (VALIDATION, TRAIN)
     settings = AssetSettings("tiny_dense")
-    assert (settings.train_problems, settings.validation_problems) == (DEMO_TRAIN, DEMO_VALIDATION)
-    known = DATASETS["demo_arithmetic"]
-    assert (known.train_problems, known.problems) == (4096, 512) == (DEMO_TRAIN, DEMO_VALIDATION)
+    assert (settings.train_problems, settings.validation_problems) == (TRAIN, VALIDATION)
+    known = datasets()["demo_arithmetic"]
+    assert (known.train_rows, known.problems) == (4096, 512) == (TRAIN, VALIDATION)
     prompts = [{row["prompt"][0]["content"] for row in rows} for rows in (test, train)]
     assert not prompts[0] & prompts[1]
     assert train[0]["data_source"] == "verl_ext/demo_arithmetic"
     assert (done.content["unverified"], done.content["source"]) == (False, "verl_ext.demo.task")
-    assert done.content["written"]["demo.train.parquet"]["rows"] == DEMO_TRAIN
+    assert done.content["written"]["demo.train.parquet"]["rows"] == TRAIN
 
 
 REAL = {
@@ -333,15 +375,17 @@ def test_real_files(name: str, tmp_path: Path) -> None:
 
 
 def paths_of(name: str, out: Path) -> Path:
-    return paths(name, DATASETS[name].template, out).parquet
+    return paths(name, datasets()[name].template, out).parquet
 
 
 def test_the_registry_is_consistent() -> None:
-    assert set(DATASETS) >= {"math_l3to5", "dapo_math_17k", "aime24", "aime25", "amc23", "amc83", "math500"}
-    for name, dataset in DATASETS.items():
+    assert set(datasets()) >= {"math_l3to5", "dapo_math_17k", "aime24", "aime25", "amc23", "amc83", "math500"}
+    for name, dataset in datasets().items():
         assert isinstance(dataset, Dataset)
         assert dataset.name == name
+        assert faults(dataset) == []
         assert dataset.hub is None or dataset.problems or dataset.rows
+        assert dataset.validation is None or datasets()[dataset.validation].kind == "benchmark"
         assert all(len(known.content_sha256) == 64 for known in dataset.known)
         keys = [exemption.key for exemption in dataset.exemptions]
         assert len(set(keys)) == len(keys)

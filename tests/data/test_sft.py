@@ -17,7 +17,7 @@ from verl_ext.data.contamination import read
 from verl_ext.data.faults import DataError
 from verl_ext.data.prepare import Options, prepare
 from verl_ext.data.problems import Exemption
-from verl_ext.data.registry import DATASETS
+from verl_ext.data.registry import datasets
 from verl_ext.data.sources import SourceError
 from verl_ext.data.text import key
 
@@ -146,7 +146,7 @@ def test_sources_and_names_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_hubs_math_is_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = DATASETS["math_l3to5"].solutions
+    hub = datasets()["math_l3to5"].solutions
     assert hub is not None
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

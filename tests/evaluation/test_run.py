@@ -241,10 +241,10 @@ def test_faults_of_the_command_line_are_one_message(tmp_path: Path) -> None:
 
 
 def test_what_prepare_writes_by_default_is_what_eval_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from verl_ext.data.registry import DATASETS
+    from verl_ext.data.registry import datasets
 
     monkeypatch.setenv("VERL_EXT_DATA", str(tmp_path))
-    for name, dataset in DATASETS.items():
+    for name, dataset in datasets().items():
         assert arguments.benchmark_file(name).parquet == tmp_path / name / f"{dataset.template}.parquet"
     (tmp_path / "aime24").mkdir()
     (tmp_path / "aime24" / "qwen_math.parquet").touch()

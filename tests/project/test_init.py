@@ -82,7 +82,7 @@ def test_the_projects_own_tests_pass_and_notice_a_wrong_example(project: Path, t
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert "12 passed" in done.stdout
+    assert "13 passed" in done.stdout
     copy = tmp_path / "copy"
     writing.write(copy, examples.demo("copy"))
     wrong = rows(copy / "data/train.jsonl")
@@ -197,6 +197,75 @@ def test_problems_of_ones_own(tmp_path: Path) -> None:
     assert "\\boxed{}" in prompt[0]["content"]
     settings = yaml.safe_load((tmp_path / "mine/configs/project/cpu.yaml").read_text())
     assert settings["data"]["max_prompt_length"] == len(max((r["prompt"][0]["content"] for r in train), key=len)) + 1
+
+
+def of_gsm8k(folder: Path, schema: str, count: int = 40) -> Path:
+    """A parquet file as GSM8K's, worked solutions for answers: the hub's columns, or verl's own preprocessing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: list[dict[str, Any]] = []
+    for n in range(count):
+        total = 1000 + 25 * n
+        question = f"Ann sells {total - n} clips in May and {n} in June. How many in all?"
+        answer = f"She sells {total - n}+{n}=<<{total - n}+{n}={total}>>{total} clips.\n#### {total:,}"
+        asked = f'{question} Let\'s think step by step and output the final answer after "####".'
+        model = {"style": "rule", "ground_truth": f"{total}" if schema == "verl" else answer}
+        found.append(
+            {"question": question, "answer": answer}
+            if schema == "hub"
+            else {
+                "data_source": "openai/gsm8k", "prompt": [{"role": "user", "content": asked}], "ability": "math",
+                "reward_model": model, "extra_info": {"split": "train", "index": n, "answer": answer},
+            }
+        )  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(found), folder / "gsm8k.parquet")
+    return folder / "gsm8k.parquet"
+
+
+@pytest.mark.parametrize("schema", ["hub", "verl", "verl, unmarked"])
+def test_right_answers_to_worked_solutions_earn_1_by_the_projects_own_test(schema: str, tmp_path: Path) -> None:
+    status, printed = call(tmp_path / "mine", "--data", of_gsm8k(tmp_path, schema), "--no-model")
+    assert status == 0, printed
+    made = rows(tmp_path / "mine/data/train.jsonl") + rows(tmp_path / "mine/data/validation.jsonl")
+    found = {row["reward_model"]["ground_truth"].replace(",", "") for row in made}
+    assert found == {str(1000 + 25 * n) for n in range(40)}
+    told = "gsm8k.parquet (answers taken from the #### of 40 rows)" in (tmp_path / "mine/README.md").read_text()
+    assert told == (schema != "verl")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path / "mine", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "13 passed" in done.stdout
+    if schema != "hub":
+        return
+    # It has to notice what it is there for: a worked solution in place of an answer, and a wrong answer that pays.
+    made[0]["reward_model"]["ground_truth"] = "We add.\n#### 5"
+    (tmp_path / "mine/data/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    reward = (tmp_path / "mine/reward.py").read_text()
+    done = subprocess.run(command, cwd=tmp_path / "mine", capture_output=True, text=True)
+    assert "line 1: a worked solution, of which the answer alone is a ground truth: '5'" in done.stdout
+    made[0]["reward_model"]["ground_truth"] = "5"
+    (tmp_path / "mine/data/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    (tmp_path / "mine/reward.py").write_text(re.sub("return verifiers.*outcome", 'return "correct"', reward))
+    done = subprocess.run(command, cwd=tmp_path / "mine", capture_output=True, text=True)
+    assert "line 1: -271828182 is accepted" in done.stdout
+
+
+@pytest.mark.parametrize("schema", ["hub", "verl"])
+def test_worked_solutions_without_a_mark_are_refused(schema: str, tmp_path: Path) -> None:
+    lines = []
+    for n in range(30):
+        problem, text = f"What is {n} plus {n}?", f"We add {n} and {n} and have {2 * n}, which is all."
+        made = {"prompt": [{"role": "user", "content": problem}], "reward_model": {"ground_truth": text}}
+        lines.append(json.dumps(made if schema == "verl" else {"problem": problem, "answer": text}) + "\n")
+    (tmp_path / "w.jsonl").write_text("".join(lines))
+    status, printed = call(tmp_path / "mine", "--data", tmp_path / "w.jsonl", "--no-model")
+    assert status == 1
+    assert "30 of 30 answers are text" in printed
+    assert printed.count("We add") == 3
+    assert "--text-answers" in printed
+    assert not (tmp_path / "mine").exists()
+    assert call(tmp_path / "mine", "--data", tmp_path / "w.jsonl", "--no-model", "--text-answers")[0] == 0
 
 
 def test_more_problems_move_none_to_the_other_side(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from verl_ext.rewards.pool import ProcessPool
 from verl_ext.rewards.verifiers import RULES
 
 LONG_S = 60.0
-ENDLESS = "\\boxed{\\sum_{k=1}^{10^{9}} \\frac{\\sin(k^{2})}{k}}"
 KEYS = {"score", "acc", "outcome", "verified", "boxed", "verifier", *(f"outcome_{name}" for name in OUTCOMES)}
 
 
@@ -85,11 +84,17 @@ def test_the_answer_format_is_the_rows_or_the_settings_and_is_recorded() -> None
         score(line, answer_format="lines")
 
 
-def test_endless_computation_is_killed_and_the_next_answer_graded() -> None:
-    score("\\boxed{6}")
-    result = score(ENDLESS, timeout_s=0.5)
+def test_endless_computation_is_killed_and_the_next_answer_graded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    endless = tmp_path / "endless.py"
+    endless.write_text("def grade(answer, truth):\n    while answer == '7': pass\n    return 'correct'\n")
+    pool = ProcessPool(endless, "grade", workers=1)
+    monkeypatch.setattr(verifiers, "pool_for", lambda *_: pool)
+    result = score("\\boxed{7}", timeout_s=0.5)
     assert (result["outcome"], result["score"], result["verified"]) == ("timeout", 0.0, 0.0)
     assert score("\\boxed{6}")["outcome"] == "correct"
+    pool.close()
 
 
 def test_crash_of_the_grader_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -110,11 +110,13 @@ def test_exception_is_an_error_and_keeps_the_worker(pool: ProcessPool) -> None:
     assert pool.run("pid", timeout_s=LONG_S).value == before
 
 
-def test_memory_limit_makes_an_error(task_file: Path) -> None:
+def test_memory_limit_makes_an_error_and_a_new_worker(task_file: Path) -> None:
     pool = ProcessPool(task_file, "task", workers=1, memory_bytes=1 << 30)
     try:
         assert pool.run("allocate", 1 << 20, timeout_s=LONG_S).value == 1 << 20
+        before = pool.run("pid", timeout_s=LONG_S).value
         assert pool.run("allocate", 1 << 31, timeout_s=LONG_S).detail.startswith("MemoryError")
+        assert pool.run("pid", timeout_s=LONG_S).value not in (None, before)
     finally:
         pool.close()
 

@@ -12,7 +12,7 @@ import pytest
 import tables
 from typer.testing import CliRunner
 
-from verl_ext.data.registry import DATASETS
+from verl_ext.data.registry import datasets
 from verl_ext.sizing import command, gpus
 from verl_ext.sizing.cost import forward
 from verl_ext.sizing.model import measure
@@ -88,7 +88,7 @@ def test_a_supervised_row_by_hand() -> None:
 def test_an_evaluation_by_hand(tmp_path: Path) -> None:
     """Two decodings, each of the demo's problems, all at once on one engine, bound by reading weights and cache."""
     job = tables.job(tmp_path, "base")
-    problems = DATASETS["demo_arithmetic"].problems or DATASETS["demo_arithmetic"].rows
+    problems = datasets()["demo_arithmetic"].problems or datasets()["demo_arithmetic"].rows
     model, device = measure("tiny_dense"), gpus.device("h100-80gb")
     seconds = 0.0
     for samples in (1, 4):

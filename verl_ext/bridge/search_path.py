@@ -38,15 +38,18 @@ def config_dir() -> Path:
 
 
 class VerlExtSearchPath(SearchPathPlugin):
-    """Appends :func:`config_dir` and the rows of the papers' tables to Hydra's search path."""
+    """Appends :func:`config_dir`, the training sets and the rows of the papers' tables to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         # Here and not on top: every Ray process imports this module, and only those that compose need the rows.
         from verl_ext.bridge.row_source import RowSource
+        from verl_ext.data.config_source import DataSource
 
         Plugins.instance().register(RowSource)
+        Plugins.instance().register(DataSource)
         search_path.append(provider=PROVIDER, path=f"file://{config_dir()}")
         search_path.append(provider=PROVIDER, path=f"{RowSource.scheme()}://rows")
+        search_path.append(provider=PROVIDER, path=f"{DataSource.scheme()}://sets")
 
 
 def register() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,14 +26,20 @@ OUT = Path("outputs/data")
 
 @app.command()
 def prepare(
-    names: Annotated[list[str], typer.Argument(help="See `verl-ext data list`.")],
+    names: Annotated[list[str] | None, typer.Argument(help="See `verl-ext data list`.")] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="A set of your own: a Python file with SET, as those in verl_ext/data/sets.")
+    ] = None,
     template: Annotated[str | None, typer.Option(help="Around each problem; the data set's own by default.")] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Local file or folder in place of the hub: parquet, jsonl, json, arrow."),
+        typer.Option("--from", help="Local file or folder in place of the hub: parquet, jsonl, json, arrow, csv."),
     ] = None,
     out: Folder = OUT,
-    check_answers: Annotated[bool, typer.Option(help="Let the verifier grade every answer against itself.")] = True,
+    check_answers: Annotated[bool, typer.Option(help="Let the verifier grade each answer, and another row's.")] = True,
+    text_answers: Annotated[
+        bool, typer.Option("--text-answers", help="Accept many answers that are words or choices, no mathematics.")
+    ] = False,
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Accept other numbers and contents than those recorded.")
     ] = False,
@@ -50,36 +56,45 @@ def prepare(
 ) -> None:
     """Write each data set in verl's schema, one row for each problem, and a manifest beside it.
 
-    The exit status is 2 if a source has faults; all of them are listed, and nothing is written.
+    The exit status is 2 if a source has faults; all of them are listed, and nothing of it is written.
     """
     from rich.console import Console
 
     from verl_ext.data.manifest import to_record
     from verl_ext.data.prepare import prepare as write
-    from verl_ext.data.registry import DATASETS
+    from verl_ext.data.registry import dataset, load
 
     console, errors = Console(), Console(stderr=True)
-    if source is not None and len(names) > 1:
+    asked: list[str | Path] = [*(names or ()), *((spec,) if spec is not None else ())]
+    if not asked:
+        raise typer.BadParameter("give the name of a data set, or --spec", param_hint="NAMES")
+    if source is not None and len(asked) > 1:
         raise typer.BadParameter("one file is one data set; give one name", param_hint="--from")
     failed = False
-    options = _options(check_answers, unverified, exemptions, baked_in, solutions)
-    for name in names:
+    options = _options(check_answers, unverified, exemptions, baked_in, solutions, text_answers)
+    for one in asked:
         try:
-            with _progress(errors, f"answers of {name}") as progress:
-                done = write(name, template, out, source, options, progress)
+            chosen = load(one) if isinstance(one, Path) else dataset(one)
+            with _progress(errors, f"answers of {chosen.name}") as progress:
+                done = write(chosen, template, out, source, options, progress)
         except (ValueError, OSError) as error:
             errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
             failed = True
             continue
         _show(done, console)
-        record = to_record(DATASETS[name], done.content)
+        record = to_record(chosen, done.content)
         if record is not None:
             errors.print(record, markup=False, highlight=False, soft_wrap=True, style="yellow")
     raise typer.Exit(2 if failed else 0)
 
 
 def _options(
-    check_answers: bool, unverified: bool, exemptions: Path | None, baked_in: Path | None, solutions: Path | None
+    check_answers: bool,
+    unverified: bool,
+    exemptions: Path | None,
+    baked_in: Path | None,
+    solutions: Path | None,
+    text_answers: bool,
 ) -> Options:
     from verl_ext.data.prepare import Options
     from verl_ext.data.problems import read_exemptions
@@ -96,17 +111,21 @@ def _options(
             baked = (Baked(baked_in.stem, before, after),)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    return Options(check_answers, unverified, exempt, baked, solutions)
+    return Options(check_answers, unverified, exempt, baked, solutions, text_answers)
 
 
 def _show(done: Prepared, console: Console) -> None:  # type: ignore[name-defined] # noqa: F821
     content = done.content
-    console.print(f"{done.parquet}", markup=False, highlight=False, soft_wrap=True)
+    for name in content["written"]:
+        console.print(f"{done.parquet.with_name(name)}", markup=False, highlight=False, soft_wrap=True)
+    train = content.get("train")
     times = ", ".join(f"{count} {copies} times" for copies, count in content["repetition"].items() if copies != "1")
     facts = {
         "problems": f"{content['rows']} from {content['source_rows']} rows of {content['source']}",
+        "to train": f"{train['rows']} from {train['source_rows']} rows" if train else "",
         "repeated": times,
         "templates": ", ".join(f"{name} off {count} rows" for name, count in content["templates_removed"].items()),
+        "answers": ", ".join(f"{shape} in {found['rows']} rows" for shape, found in content["ground_truths"].items()),
         "excluded": "; ".join(f"{row['key']}: {row['reason']}" for row in content["excluded"]),
         "kept": "; ".join(f"{row['key']}: {row['reason']}" for row in content["kept_though_not_verifiable"]),
         "solutions": (content["solutions"] or {}).get("source"),
@@ -135,37 +154,55 @@ def list_datasets(
     from rich.console import Console
     from rich.table import Table
 
-    from verl_ext.data.registry import DATASETS
+    from verl_ext.data.registry import broken, datasets
     from verl_ext.data.templates import TEMPLATES
 
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "name": d.name,
             "title": d.title,
             "kind": d.kind,
-            "problems": d.problems,
-            "source": f"{d.hub.repo}@{(d.hub.revision or 'main')[:7]}" if d.hub else "made here",
+            "problems": d.drawn or d.problems or d.rows,
+            "source": d.source,
             "verified": d.verified,
             "template": d.template,
             "prepared": [name for name in TEMPLATES if (out / d.name / f"{name}.manifest.json").exists()],
             "note": d.note,
         }
-        for d in DATASETS.values()
+        for d in datasets().values()
     ]
+    found += _prepared_alone(out, {row["name"] for row in found})
     if as_json:
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
+    for name, reason in broken().items():
+        Console(stderr=True).print(f"{name}: {reason}", markup=False, highlight=False, soft_wrap=True, style="yellow")
     table = Table("name", "kind", "problems", "source", "verified", "own template", "prepared", box=None)
     for row in found:
         count = "-" if row["problems"] is None else f"{row['problems']:,}"
         verified = "[green]yes[/green]" if row["verified"] else "[yellow]no[/yellow]"
-        prepared = ", ".join(row["prepared"]) or "-"  # type: ignore[arg-type]
-        table.add_row(
-            str(row["name"]), str(row["kind"]), count, str(row["source"]), verified, str(row["template"]), prepared
-        )
+        prepared = ", ".join(row["prepared"]) or "-"
+        table.add_row(row["name"], row["kind"], count, row["source"], verified, row["template"], prepared)
     console = Console()
     console.print(table)
     console.print("templates", *(f"{t.name} {t.sha256[:12]}" for t in TEMPLATES.values()), sep="  ", highlight=False)
+
+
+def _prepared_alone(out: Path, known: Collection[str]) -> list[dict[str, Any]]:
+    """Sets that are prepared and have no name of their own: those of ``--spec``."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(out.glob("*/*.manifest.json")):
+        name = file.parent.name
+        if name in known:
+            continue
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # a file of that name that is none of ours
+            content = json.loads(file.read_text(encoding="utf-8"))
+            facts = {key: content.get(key) for key in ("title", "kind", "source")}
+            row = {"name": name, **facts, "problems": content["rows"], "verified": not content["unverified"]}
+            template = content["template"]["name"]
+            found.setdefault(name, {**row, "template": template, "prepared": [], "note": "--spec"})
+            found[name]["prepared"].append(template)
+    return list(found.values())
 
 
 @app.command()
@@ -203,7 +240,7 @@ def contamination(
 def _prepared(train: str, benchmarks: list[str] | None, out: Path) -> tuple[list[Item], dict[str, list[Item]]]:
     from verl_ext.data.contamination import read
     from verl_ext.data.prepare import paths
-    from verl_ext.data.registry import DATASETS, dataset
+    from verl_ext.data.registry import dataset, datasets
     from verl_ext.data.templates import TEMPLATES
 
     for name in [train, *(benchmarks or ())]:
@@ -215,7 +252,7 @@ def _prepared(train: str, benchmarks: list[str] | None, out: Path) -> tuple[list
         files = [place.train if training else place.parquet for place in places]
         return next((file for file in files if file is not None and file.exists()), None)
 
-    every = [name for name, dataset in DATASETS.items() if dataset.kind != "train"]
+    every = [name for name, known in datasets().items() if known.kind != "train"]
     files = {name: find(name, False) for name in benchmarks or every}
     train_file = find(train, True)
     missing = [name for name, file in {train: train_file, **files}.items() if file is None]

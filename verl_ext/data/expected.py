@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from verl_ext.data.dataset import Dataset
 from verl_ext.data.faults import Faults, Place
 from verl_ext.data.problems import Collected, Problem, snippet
-from verl_ext.data.registry import Dataset
 from verl_ext.data.sources import Opened
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
@@ -15,8 +15,10 @@ _CHOICES = ("(A)", "(B)", "(C)")
 _SPACE = re.compile(r"\s|\\ ")
 
 
-def check(dataset: Dataset, opened: Opened, collected: Collected, faults: Faults, accept_unverified: bool) -> None:
-    """Add to `faults` what differs from the registry.
+def check(
+    dataset: Dataset, opened: Opened, collected: Collected, faults: Faults, accept_unverified: bool, split: str = "test"
+) -> None:
+    """Add to `faults` what differs from what is known.
 
     Args:
         dataset: what is known.
@@ -24,16 +26,21 @@ def check(dataset: Dataset, opened: Opened, collected: Collected, faults: Faults
         collected: what it holds.
         faults: is added to.
         accept_unverified: whether other numbers and contents pass; choices in place of numbers never do.
+        split: of a set of both kinds, the one that was read.
     """
     if dataset.numeric:
         _check_numeric(collected.problems, faults)
     if accept_unverified:
         return
     accept = "if this source is meant, accept it with --unverified"
-    if dataset.problems is not None and collected.texts != dataset.problems:
-        faults.add(f"{collected.texts} different problems where {dataset.problems} are expected; {accept}")
-    if dataset.rows is not None and collected.rows != dataset.rows:
-        faults.add(f"{collected.rows} rows where {dataset.rows} are expected; {accept}")
+    other = dataset.kind == "both" and split == "train"
+    problems, rows = (None, dataset.train_rows) if other else (dataset.problems, dataset.rows)
+    if problems is not None and collected.texts != problems:
+        faults.add(f"{collected.texts} different problems where {problems} are expected; {accept}")
+    if rows is not None and collected.rows != rows:
+        faults.add(f"{collected.rows} rows where {rows} are expected; {accept}")
+    if dataset.drawn is not None and len(collected.problems) < dataset.drawn:
+        faults.add(f"{len(collected.problems)} problems, of which {dataset.drawn} are to be drawn; {accept}")
     # The hub's contents were not seen when the registry was written, those of local files were.
     if opened.revision is None and dataset.known and known_as(dataset, collected) is None:
         origins = " or ".join(known.origin for known in dataset.known)
@@ -42,7 +49,7 @@ def check(dataset: Dataset, opened: Opened, collected: Collected, faults: Faults
 
 def known_as(dataset: Dataset, collected: Collected) -> str | None:
     """Whose contents these are, if they were seen before."""
-    if dataset.hub is None:
+    if dataset.made is not None:
         return "verl_ext"
     return next((k.origin for k in dataset.known if k.content_sha256 == collected.content_sha256), None)
 

@@ -40,8 +40,11 @@ class Faults:
 
     def __init__(self) -> None:
         self._kinds: dict[str, Fault] = {}
+        self.of = ""
+        """What stands before each kind that is added: whose faults they are."""
 
     def add(self, what: str, place: Place | None = None) -> None:
+        what = f"{self.of}{what}"
         fault = self._kinds.setdefault(what, Fault(what))
         if place is not None:
             fault.places.append(place)

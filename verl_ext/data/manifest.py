@@ -6,12 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from verl_ext.data.dataset import Dataset
 from verl_ext.data.expected import known_as
 from verl_ext.data.problems import Collected, Exemption, near_duplicates
-from verl_ext.data.registry import Dataset
 from verl_ext.data.sources import Opened
 from verl_ext.data.templates import Template
 
+OF_A_SPLIT = (
+    *("files", "unverified", "content_sha256", "source_rows", "rows", "repetition", "templates_removed"),
+    *("ground_truths", "left_out", "excluded", "answers_checked"),
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
@@ -28,11 +32,11 @@ def build(
     """What goes into the file.
 
     Args:
-        dataset: of the registry.
+        dataset: what is known of it.
         template: that was put around each problem.
         collected: what the source holds.
         exemptions: the registry's and the user's.
-        written: rows and SHA-256 of each file, the one that the manifest is named after first.
+        written: rows and SHA-256 of each file, this one last.
         opened: the source; None for what is made here.
         checked: of `verl_ext.data.answers.check`; None if the answers were not checked.
         solutions: of `verl_ext.data.solutions.add`; None for a file without.
@@ -42,10 +46,11 @@ def build(
     known = known_as(dataset, collected)
     kept = [e for e in exemptions if e.action == "keep"]
     near = near_duplicates(collected.problems)
-    first = next(iter(written.values()))
+    own = list(written.values())[-1]
     return {
         "name": dataset.name,
         "title": dataset.title,
+        "kind": dataset.kind,
         "source": opened.name if opened else "verl_ext.demo.task",
         "files": [file.name for file in opened.files] if opened else [],
         "revision": opened.revision if opened else None,
@@ -53,11 +58,14 @@ def build(
         "content_known_from": known,
         "content_sha256": collected.content_sha256,
         "source_rows": collected.rows,
-        "rows": first["rows"],
-        "sha256": first["sha256"],
+        "rows": own["rows"],
+        "sha256": own["sha256"],
         "written": written,
         "repetition": collected.repetition,
         "templates_removed": dict(sorted(collected.baked.items())),
+        "ground_truths": dict(sorted(collected.shapes.items())),
+        "left_out": collected.left_out,
+        "drawn": dataset.drawn,
         "template": {"name": template.name, "sha256": template.sha256},
         "excluded": [
             {"key": problem.key, "row": problem.row, "copies": problem.copies, "reason": reason}
@@ -79,15 +87,16 @@ def build(
 
 
 def to_record(dataset: Dataset, content: dict[str, Any]) -> str | None:
-    """What the registry should hold of an unverified source, in words; None if it is verified."""
+    """What the set's file should hold of an unverified source, in words; None if it is verified."""
     if not content["unverified"]:
         return None
-    assert dataset.hub is not None
     revision = content["revision"]
-    lines = [f"{dataset.name}: unverified. Compare with the paper's set; to record what was found, in the registry:"]
-    if revision is not None and revision != dataset.hub.revision:
+    lines = [f"{dataset.name}: unverified. Compare with the paper's set; to record what was found, in its file:"]
+    if revision is not None and dataset.hub is not None and revision != dataset.hub.revision:
         lines.append(f'    Hub("{dataset.hub.repo}", "{revision}", ...)')
-    distinct = sum(content["repetition"].values())
-    lines.append(f"    problems: {distinct} different pairs of problem and answer in {content['source_rows']} rows")
-    lines.append(f'    Known("{content["source"]}", "{content["content_sha256"]}")')
+    for part in (content, *([content["train"]] if "train" in content else [])):
+        distinct = sum(part["repetition"].values())
+        lines.append(f"    problems: {distinct} different pairs of problem and answer in {part['source_rows']} rows")
+        origin = content["source"] if "train" not in content else f"{content['source']}, {', '.join(part['files'])}"
+        lines.append(f'    Known("{origin}", "{part["content_sha256"]}")')
     return "\n".join(lines)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from verl_ext.data.faults import Faults, Place
+from verl_ext.data.ground_truths import answer_in
 from verl_ext.data.templates import Baked, UnknownTemplateError, strip
 from verl_ext.data.text import canonical, content_hash, key, normalised
 
-PROBLEM_COLUMNS = ("problem", "question", "Problem", "Question")
-ANSWER_COLUMNS = ("answer", "final_answer", "gt_answer", "ground_truth", "Answer")
+PROBLEM_COLUMNS = ("problem", "question", "Problem", "Question", "query")
 SOLUTION_COLUMN = "solution"
+ANSWER_COLUMNS = (
+    *("answer", "final_answer", "gt_answer", "ground_truth", "expected_answer", "answer_number", "Answer"),
+    # Where there is no other: the answer stands in its box, or on its last line.
+    *(SOLUTION_COLUMN, "response"),
+)
 _SNIPPET = 70
+_COLUMNS = 300
 _AFFIX = 25
 _FEW = 8
 
@@ -93,6 +99,8 @@ class Collected:
         texts: number of different problems, those left out included.
         content_sha256: of all pairs, those left out included.
         baked: how many rows had which template.
+        shapes: of `verl_ext.data.ground_truths` -> how many rows have it, and one of them.
+        left_out: rows that the set's own reader leaves out.
         excluded: left out by an exemption, with the reason.
         unused: keys of exemptions that fit no row.
     """
@@ -102,6 +110,8 @@ class Collected:
     texts: int = 0
     content_sha256: str = ""
     baked: Counter[str] = field(default_factory=Counter)
+    shapes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: int = 0
     excluded: list[tuple[Problem, str]] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
@@ -111,9 +121,18 @@ class Collected:
         counts = Counter(problem.copies for problem in [*self.problems, *(p for p, _ in self.excluded)])
         return {str(copies): counts[copies] for copies in sorted(counts)}
 
+    def draw(self, number: int) -> None:
+        """Keep so many problems, those with the smallest keys, in their order: the same whatever the order."""
+        chosen = set(sorted(problem.key for problem in self.problems)[:number])
+        self.problems = [problem for problem in self.problems if problem.key in chosen]
+
 
 def collect(
-    rows: Iterable[dict[str, Any]], faults: Faults, exemptions: Sequence[Exemption] = (), baked: Sequence[Baked] = ()
+    rows: Iterable[dict[str, Any]],
+    faults: Faults,
+    exemptions: Sequence[Exemption] = (),
+    baked: Sequence[Baked] = (),
+    read: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
 ) -> Collected:
     """Read all rows; what is wrong with them goes to `faults`.
 
@@ -123,17 +142,20 @@ def collect(
         faults: is added to.
         exemptions: rows that are known to be faulty.
         baked: templates to look for beside those that are known.
+        read: is applied to each row first, see `verl_ext.data.dataset.Dataset`.
 
     Example:
         >>> collected = collect([{"problem": "1+1=?", "answer": 2}] * 3, Faults())
         >>> [(p.text, p.answer, p.copies) for p in collected.problems]
         [('1+1=?', '2', 3)]
     """
-    reader = _Reader(faults, {exemption.key: exemption for exemption in exemptions}, baked)
+    reader = _Reader(faults, {exemption.key: exemption for exemption in exemptions}, baked, read)
     for number, row in enumerate(rows):
         reader.add(number, row)
     if not reader.collected.rows:
         faults.add("the source has no rows")
+    elif reader.collected.left_out == reader.collected.rows:
+        faults.add("the set's reader leaves out every row")
     collected = reader.finish()
     _find_contradictions(collected.problems, faults)
     _find_affixes(collected.problems, faults)
@@ -143,39 +165,67 @@ def collect(
 class _Reader:
     """Goes through the rows; equal rows are read once, as some sources repeat each a hundred times."""
 
-    def __init__(self, faults: Faults, exemptions: dict[str, Exemption], baked: Sequence[Baked]) -> None:
+    def __init__(
+        self, faults: Faults, exemptions: dict[str, Exemption], baked: Sequence[Baked], read: Callable[..., Any] | None
+    ) -> None:
         self.collected = Collected()
         self._faults = faults
         self._exemptions = exemptions
         self._baked = baked
-        self._known: dict[str, tuple[Problem | None, list[str]]] = {}
+        self._own = read
+        self._known: dict[str, tuple[Problem | None, list[str], str]] = {}
         self._pairs: dict[tuple[str, str], Problem] = {}
 
     def add(self, number: int, row: dict[str, Any]) -> None:
         self.collected.rows += 1
-        raw = repr([row.get(name) for name in ("prompt", "reward_model", *PROBLEM_COLUMNS, *ANSWER_COLUMNS)])
+        plain = row if self._own is None else self._through_own(number, row)
+        if plain is None:
+            return
+        raw = repr([plain.get(name) for name in ("prompt", "reward_model", *PROBLEM_COLUMNS, *ANSWER_COLUMNS)])
         if raw in self._known:
             problem = self._known[raw][0]
             if problem is not None:
                 problem.copies += 1
         else:
-            self._known[raw] = self._read(number, row)
-        self.collected.baked.update(self._known[raw][1])
+            self._known[raw] = self._read(number, plain)
+        _, layers, shape = self._known[raw]
+        self.collected.baked.update(layers)
+        if shape:
+            self.collected.shapes[shape]["rows"] += 1
 
-    def _read(self, number: int, row: dict[str, Any]) -> tuple[Problem | None, list[str]]:
+    def _through_own(self, number: int, row: dict[str, Any]) -> dict[str, Any] | None:
+        assert self._own is not None
+        try:
+            plain = self._own(row)
+        except Exception as error:  # the set's own code
+            what = f"the set's reader ends in {type(error).__name__}: {error}"
+            self._faults.add(what, Place(number, "", _columns(row)))
+            return None
+        if plain is None:
+            self.collected.left_out += 1
+        elif not isinstance(plain, dict):
+            what = f"the set's reader returns {type(plain).__name__}, neither a row nor None"
+            self._faults.add(what, Place(number, "", _columns(row)))
+            return None
+        return plain
+
+    def _read(self, number: int, row: dict[str, Any]) -> tuple[Problem | None, list[str], str]:
         noted: list[tuple[str, str]] = []
         text, layers = _text(row, noted, self._baked)
-        answer = _answer(row, noted)
+        answer, shape = _answer(row, noted)
         name = key(text, answer)
         exempt = self._exemptions.get(name)
         if noted and (exempt is None or exempt.action != "exclude"):
             for what, seen in noted:
                 self._faults.add(what, Place(number, name, seen or snippet(text)))
-            return None, layers
+            return None, layers, ""
+        if shape and shape not in self.collected.shapes:
+            end = str(ground_truth_of(row))[-_SNIPPET:]
+            self.collected.shapes[shape] = {"rows": 0, "example": {"row": number, "end": end, "answer": answer}}
         fresh = Problem(text, answer, name, number, _source_index(row), copies=0, solution=solution_of(row))
         problem = self._pairs.setdefault((canonical(text), canonical(answer)), fresh)
         problem.copies += 1
-        return problem, layers
+        return problem, layers, shape
 
     def finish(self) -> Collected:
         collected, everything = self.collected, list(self._pairs.values())
@@ -207,13 +257,15 @@ def solution_of(row: dict[str, Any]) -> str | None:
 
 def _text(row: dict[str, Any], noted: list[tuple[str, str]], baked: Sequence[Baked]) -> tuple[str, list[str]]:
     messages = row.get("prompt")
-    if not isinstance(messages, list):
-        name = next((name for name in PROBLEM_COLUMNS if name in row), None)
+    if not isinstance(messages, list | tuple):
+        name = next((name for name in (*PROBLEM_COLUMNS, "prompt") if name in row), None)
         if name is None:
             noted.append((f"no column prompt with messages, nor {', '.join(PROBLEM_COLUMNS[:2])}", _columns(row)))
             return "", []
         messages = [{"role": "user", "content": row[name]}]
-    if not messages or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
+    if not messages or not all(
+        isinstance(m, dict) and isinstance(m.get("content"), str) and isinstance(m.get("role"), str) for m in messages
+    ):
         noted.append(("the problem is not a text", repr(messages)[:_SNIPPET]))
         return "", []
     try:
@@ -226,38 +278,43 @@ def _text(row: dict[str, Any], noted: list[tuple[str, str]], baked: Sequence[Bak
     return text, layers
 
 
-def _answer(row: dict[str, Any], noted: list[tuple[str, str]]) -> str:
+def ground_truth_of(row: dict[str, Any]) -> Any:
+    """The ground truth of a row in verl's schema, else what the first of `ANSWER_COLUMNS` holds that is not empty.
+
+    Raises:
+        KeyError: it has neither.
+    """
     rewards = row.get("reward_model")
+    if isinstance(rewards, str):  # some files hold its JSON
+        with suppress(ValueError):
+            rewards = json.loads(rewards)
     if isinstance(rewards, dict) and "ground_truth" in rewards:
-        value = rewards["ground_truth"]
-    else:
-        name = next((name for name in ANSWER_COLUMNS if name in row), None)
-        if name is None:
-            noted.append((f"no reward_model.ground_truth, nor a column {ANSWER_COLUMNS[0]}", _columns(row)))
-            return ""
-        value = row[name]
-    if isinstance(value, list):
-        if len(value) > 1:
-            noted.append(("the answer is a list of several", repr(value)[:_SNIPPET]))
-        value = value[0] if value else None
-    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-        noted.append(("the answer is neither a text nor a number", repr(value)[:_SNIPPET]))
-        return ""
-    text = "" if value is None else _number(value) if isinstance(value, float) else str(value).strip()
-    if not text:
-        noted.append(("the answer is empty", ""))
-    return text
+        return rewards["ground_truth"]
+    there = [name for name in ANSWER_COLUMNS if name in row]
+    if not there:
+        raise KeyError(f"no reward_model.ground_truth, nor a column {ANSWER_COLUMNS[0]}")
+    filled = (name for name in there if row[name] is not None and str(row[name]).strip())
+    return row[next(filled, there[0])]
 
 
-def _number(value: float) -> str:
-    # Tables with a gap turn integers into floats, and the gap into NaN.
-    if not math.isfinite(value):
-        return ""
-    return str(int(value)) if value.is_integer() else repr(value)
+def _answer(row: dict[str, Any], noted: list[tuple[str, str]]) -> tuple[str, str]:
+    try:
+        value = ground_truth_of(row)
+    except KeyError as error:
+        noted.append((error.args[0], _columns(row)))
+        return "", ""
+    try:
+        answer, shape = answer_in(value)
+    except ValueError as error:
+        noted.append((str(error), repr(value)[:_SNIPPET]))
+        return "", ""
+    if not answer:
+        noted.append(("the answer is empty" if shape == "text" else f"the answer is empty: {shape}", ""))
+    return answer, shape
 
 
 def _columns(row: dict[str, Any]) -> str:
-    return f"columns {', '.join(sorted(row))}"[:_SNIPPET]
+    return f"columns {', '.join(sorted(map(str, row)))}"[:_COLUMNS]
 
 
 def _source_index(row: dict[str, Any]) -> str:
@@ -302,7 +359,8 @@ def _find_affixes(problems: Sequence[Problem], faults: Faults) -> None:
     for side, cut in (("begin", slice(None, _AFFIX)), ("end", slice(-_AFFIX, None))):
         counts = Counter(problem.text[cut] for problem in problems if len(problem.text) > 2 * _AFFIX)
         for affix, count in counts.most_common(1):
-            if count * 2 >= len(problems):
+            # What all end with may be the question itself; an instruction is none.
+            if count * 2 >= len(problems) and not (side == "end" and affix.endswith(("?", "？"))):
                 faults.add(
                     f"{count} of {len(problems)} problems {side} with {affix!r}: a template that is not known. "
                     "Name it with --baked-in"

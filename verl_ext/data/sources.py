@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _BATCH = 4096
-_SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
+_SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow", ".csv")
 Row = dict[str, Any]
 
 
@@ -48,9 +49,19 @@ class Opened:
     files: Sequence[Path]
 
     def rows(self) -> Iterator[Row]:
-        """All rows of all files, in order."""
+        """All rows of all files, in order.
+
+        Raises:
+            SourceError: if one cannot be read.
+        """
         for file in self.files:
-            yield from _READERS[file.suffix](file)
+            try:
+                yield from _READERS[file.suffix](file)
+            except SourceError:
+                raise
+            except Exception as error:  # whatever a damaged file brings about in the libraries that read it
+                what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
+                raise SourceError(f"{file.name} cannot be read as {file.suffix[1:]}: {what}") from error
 
 
 def open_hub(hub: Hub) -> Opened:
@@ -114,43 +125,33 @@ def _matching(folder: Path, patterns: Sequence[str], name: str) -> list[Path]:
 
 
 def _parquet(file: Path) -> Iterator[Row]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        # In batches: one of the training sets repeats its 17 thousand problems a hundred times.
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH):
-            yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(file, error) from error
+    # In batches: one of the training sets repeats its 17 thousand problems a hundred times.
+    for batch in pq.ParquetFile(file).iter_batches(_BATCH):
+        yield from batch.to_pylist()
 
 
 def _arrow(file: Path) -> Iterator[Row]:
     import pyarrow as pa
 
-    try:
-        with pa.ipc.open_stream(file) as reader:
-            for batch in reader:
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(file, error) from error
+    with pa.ipc.open_stream(file) as reader:
+        for batch in reader:
+            yield from batch.to_pylist()
 
 
 def _json_lines(file: Path) -> Iterator[Row]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line.strip()]
-    except ValueError as error:
-        raise _unreadable(file, error) from error
-    yield from _objects(rows, file)
+    lines = file.read_text(encoding="utf-8").split("\n")
+    yield from _objects([json.loads(line) for line in lines if line.strip()], file)
 
 
 def _json(file: Path) -> Iterator[Row]:
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _unreadable(file, error) from error
-    yield from _objects(rows, file)
+    yield from _objects(json.loads(file.read_text(encoding="utf-8")), file)
+
+
+def _csv(file: Path) -> Iterator[Row]:
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        yield from csv.DictReader(text, restkey="(more)")
 
 
 def _objects(rows: Any, file: Path) -> list[Row]:
@@ -159,8 +160,4 @@ def _objects(rows: Any, file: Path) -> list[Row]:
     return rows
 
 
-def _unreadable(file: Path, error: Exception) -> SourceError:
-    return SourceError(f"{file.name} cannot be read as {file.suffix[1:]}: {type(error).__name__}: {error}")
-
-
-_READERS = {".parquet": _parquet, ".arrow": _arrow, ".jsonl": _json_lines, ".json": _json}
+_READERS = {".parquet": _parquet, ".arrow": _arrow, ".jsonl": _json_lines, ".json": _json, ".csv": _csv}

@@ -120,7 +120,9 @@ BAKED: tuple[Baked, ...] = (
         for gap in ("\n\n", "\n", " ")
         for instruction in (
             _BOXED,
+            _BOXED.replace("{}", "{{}}"),  # SimpleRL-Zoo's files: a template that was never filled in
             "Let's think step by step and output the final answer within \\boxed{}.",
+            'Let\'s think step by step and output the final answer after "####".',
             "Put your final answer within \\boxed{}.",
             "Return your final response within \\boxed{}.",
             "Present the answer in LaTex format: \\boxed{Your answer}",

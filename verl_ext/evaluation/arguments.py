@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verl_ext.bridge.driver import nearest
-from verl_ext.data.registry import DATASETS, dataset
+from verl_ext.data.registry import dataset, datasets
 from verl_ext.data.templates import TEMPLATES
 from verl_ext.evaluation.request import BenchmarkFile, Decoding, RequestError
 
@@ -74,8 +74,8 @@ def absence(file: BenchmarkFile) -> str:
     path = Path(file.parquet)
     if path != benchmark_file(file.name, path.stem).parquet:
         return f"{path} does not exist"
-    if file.name not in DATASETS:
-        return f"{path} does not exist, and there is no data set {file.name!r}{nearest(file.name, DATASETS)}"
+    if file.name not in datasets():
+        return f"{path} does not exist, and there is no data set {file.name!r}{nearest(file.name, datasets())}"
     others = [name for name in TEMPLATES if path.with_name(f"{name}.parquet").is_file()]
     there = f"; it is prepared as {' and '.join(others)}: give --template {others[0]}, or" if others else ";"
     return f"{path} does not exist{there} write it with `verl-ext data prepare {file.name} --template {path.stem}`"

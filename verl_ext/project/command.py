@@ -15,11 +15,14 @@ def init(
     name: Annotated[Path, typer.Argument(help="Folder to make; its last part is the project's name.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Your problems: parquet, jsonl, json or arrow; columns problem and answer, or verl's."),
+        typer.Option(help="Your problems: parquet, jsonl, json, arrow or csv; columns problem and answer, or verl's."),
     ] = None,
     template: Annotated[
         str | None, typer.Option(help="Around each bare problem: boxed (the default), plain, qwen_math ...")
     ] = None,
+    text_answers: Annotated[
+        bool, typer.Option("--text-answers", help="Accept many answers that are words or choices, no mathematics.")
+    ] = False,
     model: Annotated[
         bool, typer.Option(help="Put the demo's tiny model into it; building it takes about a minute, once.")
     ] = True,
@@ -36,7 +39,7 @@ def init(
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     try:
-        files = make(name.expanduser(), data, template, assets_dir if model else None, console)
+        files = make(name.expanduser(), data, template, text_answers, assets_dir if model else None, console)
     except ProjectError as error:
         console.print("the project cannot be made:", *(f"  - {fault}" for fault in error.faults), sep="\n")
         raise typer.Exit(1) from None
@@ -49,7 +52,12 @@ CPU_COMMAND = "verl-ext train 'hydra.searchpath=[configs]' backend=cpu model=tin
 
 
 def make(
-    folder: Path, data: Path | None, template: str | None, assets_dir: Path | None, console: Console
+    folder: Path,
+    data: Path | None,
+    template: str | None,
+    text_answers: bool,
+    assets_dir: Path | None,
+    console: Console,
 ) -> list[Path]:
     """Look at everything before anything is built, then write the project.
 
@@ -62,7 +70,11 @@ def make(
     try:
         if data is None and template is not None:
             raise examples.ProjectError(["--template is for --data: the demo's problems have none"])
-        chosen = examples.demo(folder.name) if data is None else examples.own(folder.name, data, template)
+        if data is None:
+            chosen = examples.demo(folder.name)
+        else:
+            with console.status("the verifier reads every answer ..."):
+                chosen = examples.own(folder.name, data, template, text_answers)
     except examples.ProjectError as error:
         found += error.faults
     if found:

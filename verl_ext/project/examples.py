@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verl_ext.data.ground_truths import answer_in
+from verl_ext.rewards.answer_text import AnswerFormat
+
+ANSWER_FORMAT: AnswerFormat = "auto"
+"""Of the project's reward.py."""
 TRAIN, VALIDATION = 256, 64
 LEAST_TRAIN = 4
 _SHARE = 10
@@ -56,11 +62,13 @@ def demo(name: str) -> Examples:
     return Examples(list(rows("train", TRAIN)), list(rows("validation", VALIDATION)), "the demo's arithmetic")
 
 
-def own(name: str, file: Path, template: str | None = None) -> Examples:
-    """Problems of a file of one's own: parquet, jsonl, json or arrow.
+def own(name: str, file: Path, template: str | None = None, text_answers: bool = False) -> Examples:
+    """Problems of a file of one's own: parquet, jsonl, json, arrow or csv.
 
-    Rows with a column ``prompt`` are in verl's schema and taken as they are. Others have the columns problem and
-    answer, or the other names that `verl_ext.data.problems` knows, and are read as `verl-ext data prepare` reads them.
+    Rows with a list of messages in the column ``prompt`` are in verl's schema and taken as they are, but for a ground
+    truth in one of the shapes of `verl_ext.data.ground_truths`, which becomes the answer in it. Others have the columns
+    problem and answer, or the other names that `verl_ext.data.problems` knows, and are read as `verl-ext data prepare`
+    reads them. Either way the answers are checked as there.
     About a tenth goes to validation, chosen by a hash of problem and answer, so that more problems in the file move
     none from one side to the other.
 
@@ -68,6 +76,7 @@ def own(name: str, file: Path, template: str | None = None) -> Examples:
         name: of the project; the ``data_source`` of rows that have none.
         file: the problems.
         template: around each bare problem, of `verl_ext.data.templates`; None for ``boxed``.
+        text_answers: whether words and choices are meant where more than a few answers are text.
 
     Raises:
         ProjectError: with every fault of the file.
@@ -78,14 +87,17 @@ def own(name: str, file: Path, template: str | None = None) -> Examples:
         found = list(open_local(file).rows())
     except SourceError as error:
         raise ProjectError([f"--data: {error}", *_template_faults(template)]) from error
-    ready = bool(found) and "prompt" in found[0]
-    keyed = _ready(name, file, found, template) if ready else _bare(name, file, found, template or "boxed")
+    ready = bool(found) and isinstance(found[0].get("prompt"), list)
+    made = _ready if ready else _bare
+    keyed, shapes = made(name, file, found, template, text_answers)
     held = {key for key in keyed if _held_out(key)} or {*list(keyed)[-1:]}
     train = [row for key, row in keyed.items() if key not in held]
     if len(train) < LEAST_TRAIN:
         least = LEAST_TRAIN + 1
         raise ProjectError([f"--data {file} has {len(keyed)} different problems; at least {least} are needed"])
-    return Examples(train, [row for key, row in keyed.items() if key in held], file.name)
+    read = ", ".join(f"{shape} of {count} rows" for shape, count in shapes.items() if shape not in ("text", "number"))
+    source = f"{file.name} (answers taken from the {read})" if read else file.name
+    return Examples(train, [row for key, row in keyed.items() if key in held], source)
 
 
 def _template_faults(template: str | None) -> list[str]:
@@ -97,26 +109,38 @@ def _template_faults(template: str | None) -> list[str]:
     return [f"--template {template}: no such template; there are {', '.join(usable)}"]
 
 
-def _bare(name: str, file: Path, found: list[Row], template: str) -> dict[str, Row]:
-    """Rows made of bare problems, by their keys."""
+_Keyed = tuple[dict[str, Row], Mapping[str, int]]
+"""Rows by their keys; shape of a ground truth -> how many rows of the file have it."""
+
+
+def _bare(name: str, file: Path, found: list[Row], template: str | None, text_answers: bool) -> _Keyed:
+    """Rows made of bare problems."""
+    from verl_ext.data.answers import check
+    from verl_ext.data.dataset import Dataset
     from verl_ext.data.faults import Faults
     from verl_ext.data.prepare import rows
     from verl_ext.data.problems import collect
     from verl_ext.data.templates import TEMPLATES
 
     faults = Faults()
-    problems = collect(found, faults).problems
+    collected = collect(found, faults)
+    problems = collected.problems
+    check(problems, faults, answer_format=ANSWER_FORMAT, text_answers=text_answers)
     told = [f"--data {file}: {fault}" for fault in faults.all()]
     if any("--baked-in" in fault for fault in told):
         told.append("`verl-ext data prepare` has --baked-in; here take the text out, or give rows in verl's schema")
     if told := [*told, *_template_faults(template)]:
         raise ProjectError(told)
-    made = rows(name, TEMPLATES[template], problems, "train")
-    return {problem.key: {**row, "data_source": name} for problem, row in zip(problems, made, strict=True)}
+    made = rows(Dataset(name, name, "train"), TEMPLATES[template or "boxed"], problems, "train")
+    keyed = {problem.key: {**row, "data_source": name} for problem, row in zip(problems, made, strict=True)}
+    return keyed, {shape: facts["rows"] for shape, facts in collected.shapes.items()}
 
 
-def _ready(name: str, file: Path, found: list[Row], template: str | None) -> dict[str, Row]:
-    """Rows that are in verl's schema already, by their keys; of equal ones the first."""
+def _ready(name: str, file: Path, found: list[Row], template: str | None, text_answers: bool) -> _Keyed:
+    """Rows that are in verl's schema already; of equal ones the first."""
+    from verl_ext.data.answers import check
+    from verl_ext.data.faults import Faults
+    from verl_ext.data.problems import Problem
     from verl_ext.data.text import key
 
     told = [f"--template {template}: the rows of {file} have prompts of their own"] if template else []
@@ -125,27 +149,38 @@ def _ready(name: str, file: Path, found: list[Row], template: str | None) -> dic
         shown = ", ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else "")
         told.append(
             f"--data {file}: rows {shown} need a prompt (a list of messages with role and content), "
-            "reward_model.ground_truth (a text), and no values that JSON does not have"
+            "reward_model.ground_truth (an answer, or a worked solution that marks it), and no values that JSON does "
+            "not have"
         )
-    if told:
-        raise ProjectError(told)
     keyed: dict[str, Row] = {}
-    for row in found:
+    problems: dict[str, Problem] = {}
+    shapes: Counter[str] = Counter()
+    for number, row in enumerate(found):
+        if not _fits(row):
+            continue
         prompt = "\n".join(message["content"] for message in row["prompt"])
-        keyed.setdefault(key(prompt, row["reward_model"]["ground_truth"]), {"data_source": name, **row})
-    return keyed
+        answer, shape = answer_in(row["reward_model"]["ground_truth"])
+        shapes[shape] += 1
+        name_of_row = key(prompt, answer)
+        marked = {"reward_model": {**row["reward_model"], "ground_truth": answer}}
+        keyed.setdefault(name_of_row, {"data_source": name, **row, **marked})
+        problems.setdefault(name_of_row, Problem(prompt, answer, name_of_row, number, ""))
+    faults = Faults()
+    check(list(problems.values()), faults, answer_format=ANSWER_FORMAT, text_answers=text_answers)
+    if told := [*told, *(f"--data {file}: {fault}" for fault in faults.all())]:
+        raise ProjectError(told)
+    return keyed, shapes
 
 
 def _fits(row: Row) -> bool:
     prompt, model = row.get("prompt"), row.get("reward_model")
-    truth = model.get("ground_truth") if isinstance(model, dict) else None
     try:
         json.dumps(row)
-    except TypeError:
+        answer, _ = answer_in(model.get("ground_truth") if isinstance(model, dict) else None)
+    except (TypeError, ValueError):
         return False
     return (
-        isinstance(truth, str)
-        and bool(truth.strip())
+        bool(answer)
         and isinstance(prompt, list)
         and bool(prompt)
         and all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in prompt)

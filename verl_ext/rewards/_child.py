@@ -70,6 +70,8 @@ def _serve(connection: Connection) -> None:
         signal.setitimer(signal.ITIMER_REAL, deadline_s)
         try:
             answer = ("ok", function(*arguments))
+        except MemoryError:
+            answer = ("full", "MemoryError: the job needed more than the worker may use")
         except Exception as error:
             answer = ("error", f"{type(error).__name__}: {error}")
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -2,7 +2,6 @@ r"""Expressions: a canonical text as sympy has it."""
 
 from __future__ import annotations
 
-import math
 import re
 from functools import lru_cache
 from typing import Any
@@ -13,6 +12,7 @@ from sympy.core.function import AppliedUndef
 
 from verl_ext.rewards import _formula
 from verl_ext.rewards._latex import canonical
+from verl_ext.rewards._values import too_large
 
 _TRIGONOMETRIC = r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])"
 _SIMPLE_CALL = re.compile(
@@ -23,10 +23,8 @@ DERIVATIVE = re.compile(
     r"\\frac\s*\{\s*d\s*(?:\^\{?\d\}?)?\s*((?:\\[a-z]+\s*)?[A-Za-z]?(?:_\{?\w+\}?)?)\s*\}"
     r"\s*\{\s*d\s*(?:\\[a-z]+|[A-Za-z])\s*(?:\^\{?\d\}?)?\s*\}"
 )
-_LARGEST_BITS = 1 << 20
-"""Where a value may take more bits than this, nothing is computed: such an expression equals its like only."""
-_SYMBOL_BITS = 7.0
-"""Variables are tried at values below 2 to this power."""
+_STACKED = re.compile(r"(?:\^\s*\\?[A-Za-z0-9]+\s*){9}")
+"""Powers without braces that LaTeX refuses, and the parser reads for minutes."""
 
 
 def _plain_name(text: str) -> str:
@@ -47,21 +45,6 @@ def _readable(text: str) -> str:
     if re.search(_TRIGONOMETRIC, text):
         text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\{\\circ\}", r"(\1 \\cdot \\pi/180)", text)
     return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
-
-
-def _bits(expr: Any) -> float:
-    """Logarithm to base 2 of the largest size that a value of the expression may have; roughly, and never too small."""
-    if expr.is_Rational:
-        return float(max(abs(expr.p), expr.q).bit_length())
-    if expr.is_Atom:
-        return _SYMBOL_BITS
-    parts = [_bits(part) for part in expr.args]
-    if isinstance(expr, (sympy.Pow, sympy.exp)):
-        base, exponent = parts if isinstance(expr, sympy.Pow) else (2.0, parts[0])
-        return max(base, 1.0) * 2.0**exponent if exponent < 1000 else math.inf
-    if isinstance(expr, (sympy.factorial, sympy.binomial)):
-        return parts[0] * 2.0 ** parts[0] if parts[0] < 1000 else math.inf
-    return sum(parts) if isinstance(expr, sympy.Mul) else max(parts, default=_SYMBOL_BITS) + len(parts)
 
 
 def _parsed(text: str) -> Any:
@@ -92,15 +75,25 @@ def warm_up() -> None:
         _parsed(_readable(canonical(text)))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def expression(text: str) -> Any:
-    """The sympy expression of a canonical text, None if it cannot be read as one."""
+    """The sympy expression of a canonical text, None if it cannot be read as one, or is too deep to be."""
+    try:
+        return _expression(text)
+    except RecursionError:
+        return None
+
+
+def _expression(text: str) -> Any:
     plain = _readable(text)
+    if _STACKED.search(plain):
+        return None
     parsed = _formula.read(plain)
     if parsed is None:
         parsed = _parsed(plain)
     if not isinstance(parsed, sympy.Expr) or isinstance(parsed, sympy.MatrixBase) or parsed.has(sympy.nan, sympy.zoo):
         return None
-    if _bits(parsed) > _LARGEST_BITS:
-        return sympy.Symbol(f"[{parsed}]")
+    if too_large(parsed):
+        # In the order in which it is written: sympy would compute the terms of a sum to sort them.
+        return sympy.Symbol(f"[{sympy.sstr(parsed, order='none')}]")
     return normal(parsed)

@@ -35,6 +35,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "\\tanh": sympy.tanh,
     "\\exp": sympy.exp,
     "\\ln": sympy.log,
+    # math-verify's parser computes it while it reads.
+    "\\Gamma": sympy.gamma,
 }
 _ENDS = ("", "+", "-", ")", "]", "}")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
@@ -125,7 +127,7 @@ class _Reader:
         self.take()
         if token[0].isdigit():
             return sympy.Float(token) if "." in token else sympy.Integer(token)
-        if token in _FUNCTIONS:
+        if token in _FUNCTIONS and (token != "\\Gamma" or self.next == "("):
             return self.function(token)
         if token == "\\frac":
             top = self.braces()

@@ -16,7 +16,7 @@ _POWER_OF_TEN = re.compile(r"10\s*\^\s*(?:\{\s*([+-]?\s*\d+)\s*\}|(\d))")
 _FRACTION = re.compile(r"\\frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*\}|(\d+)\s*/\s*(\d+)")
 _MIXED = re.compile(r"(\d+)\s*(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|\s(\d+)\s*/\s*(\d+))")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}")
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\s?\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?")
+_THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _LARGEST_EXPONENT = 5000
 _SAFE_DIGITS = 6
 """A decimal with this many significant digits may stand for the value that it is rounded or cut from."""
@@ -75,7 +75,7 @@ def literal(text: str) -> Literal | None:
     sign = -1 if text.startswith("-") else 1
     text = text[1:].strip() if text[:1] in ("-", "+") else text
     if _THOUSANDS.fullmatch(text):
-        text = re.sub(r"[, ]", "", text)
+        text = text.replace(" ", "")
     number = _unsigned(text)
     return None if number is None else Literal(sign * number.value, number.place, number.digits)
 

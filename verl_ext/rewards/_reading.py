@@ -116,6 +116,8 @@ _INTEGERS = re.compile(
 _LABEL = re.compile(
     r"(?:\\text\s*\{\s*)?(?:\(\s*(?:\\text\s*\{)?([A-J])\}?\s*\)|([A-J])\s*[).])[\s}.:]*(?![\s^_=<>+*/!',;)}-])(.+)"
 )
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)")
 _CHOOSE = re.compile(r"(?<![A-Za-z\\])(?:C|\\text\{C\})\s*_\s*(?:\{([^{}]*)\}|(\w))\s*\^\s*(?:\{([^{}]*)\}|(\w))")
 _DEPTH = 40
 
@@ -138,9 +140,7 @@ def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[
 def readings(text: str) -> tuple[Answer, ...]:
     """All that a text may mean: ``100,200`` is a number and a list, ``C_5^2`` a power and a binomial coefficient."""
     plain = canonical(text)
-    if re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", plain):
-        return Leaf(plain.replace(",", "")), Group("list", tuple(Leaf(part) for part in plain.split(",")))
-    others = {_CHOOSE.sub(_binomial, plain)}
+    others = {_CHOOSE.sub(_binomial, plain), _THOUSANDS.sub(lambda match: match.group().replace(",", ""), plain)}
     if re.search(r"(?<![A-Za-z\\])j(?![A-Za-z])", plain):
         others.add(re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", basis, plain))
     return tuple(read(other) for other in (plain, *sorted(others - {plain})))
@@ -194,6 +194,8 @@ def _qualified(text: str, depth: int) -> Answer | None:
         inside = re.search(r"(?<![A-Za-z])[b-z](?![A-Za-z])", words)
         name = after or (before.group(1) if before else inside.group() if inside else "")
         return _domain(value[: before.start()] if before else value, name, "Z+" if "positive" in words else "Z", depth)
+    if match := _LETTER.fullmatch(text):
+        return Leaf(match.group(1), word=True)
     if match := _LABEL.fullmatch(text):
         return Choice(match.group(1) or match.group(2), read(match.group(3), depth + 1))
     return None

@@ -88,6 +88,9 @@ class _Worker:
             return JobResult("timeout", detail=f"no answer within {timeout_s:g} s; the worker was killed")
         except (EOFError, ConnectionError):
             return JobResult("error", detail=f"the worker died with exit status {self.process.wait()}")
+        if status == "full":
+            # What filled the memory may be kept for good: the next job gets a new process.
+            self.kill()
         return JobResult("ok", value) if status == "ok" else JobResult("error", detail=value)
 
     @property

@@ -29,6 +29,9 @@ Kind = Literal["mathematics", "text", "damaged", "unreadable"]
 RULES = 4
 """Version of our grading rules. Raise it with every change that can change an outcome."""
 
+GRADING_BYTES = 300 << 20
+"""Address space of a process that grades with ``math_verify``: four times what it takes after its start."""
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _GRADING = Path(__file__).with_name("_grading.py")
@@ -122,7 +125,8 @@ def pool_for(file: Path, function: str, workers: int) -> ProcessPool:
     with _pools_lock:
         pool = _pools.get((file, function, workers))
         if pool is None or not pool.owned:
-            pool = _pools[file, function, workers] = ProcessPool(file, function, workers)
+            limit = {"memory_bytes": GRADING_BYTES} if file == _GRADING else {}
+            pool = _pools[file, function, workers] = ProcessPool(file, function, workers, **limit)
         return pool
 
 

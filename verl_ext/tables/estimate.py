@@ -90,25 +90,25 @@ def _finite(hours: float) -> float | None:
 
 
 def _steps(job: Job, config: Mapping[str, Any]) -> int | None:
-    from verl_ext.data.registry import DATASETS
+    from verl_ext.data.registry import datasets
 
     trainer = config["trainer"]
     if trainer.get("total_training_steps"):
         return int(trainer["total_training_steps"])
-    known = DATASETS.get(job.row.choices["data"])
-    problems = known and (known.train_problems or known.problems or known.rows)
+    known = datasets().get(job.row.choices["data"])
+    problems = known and (known.train_rows or known.drawn or known.problems or known.rows)
     if not problems:
         return None
     return int(trainer["total_epochs"] * (problems // config["data"]["train_batch_size"]))
 
 
 def _evaluation(job: Job, kept: int) -> float | None:
-    from verl_ext.data.registry import DATASETS
+    from verl_ext.data.registry import datasets
     from verl_ext.tables.evaluating import measured
 
     seconds, model, device = 0.0, _model(job), gpus.device(GPU)
     for column in measured(job).values():
-        known = DATASETS.get(str(column.benchmark))
+        known = datasets().get(str(column.benchmark))
         problems = known and (known.problems or known.rows)
         if not problems:
             return None

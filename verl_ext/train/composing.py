@@ -192,6 +192,10 @@ def _error(found: Sequence[str]) -> ConfigError:
 
 def options(group: str) -> list[str]:
     """The options of one of our groups; of ``experiment`` those of configs/ alone, without the tables' rows."""
+    if group == "data":
+        from verl_ext.data.config_source import choices
+
+        return sorted(choices())
     return sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
 
 

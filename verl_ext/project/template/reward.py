@@ -1,4 +1,4 @@
-r"""The reward of this project: change `answer_in` and `judge` to suit your task, and test_reward.py with them.
+r"""The reward of this project: change `judge` to suit your task, and test_reward.py with it.
 
 verl calls `compute_score` once for each response and learns from ``score``. The other keys are for people and for
 methods: ``outcome`` says what happened (a response without an answer is no wrong answer), ``verified`` is 1.0 where
@@ -9,30 +9,22 @@ Every call returns the same keys, as verl requires. A fault of the data raises; 
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-OUTCOMES = ("correct", "wrong", "unparsable")
-_BOX = re.compile(r"\\boxed\{([^{}]*)\}")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+from verl_ext.rewards import verifiers
+from verl_ext.rewards.answer_text import AnswerFormat
 
+OUTCOMES = verifiers.OUTCOMES
+ANSWER_FORMAT: AnswerFormat = "auto"
+r"""Where the answer stands: the last ``\boxed{...}``, else after "Answer:", else the last number.
 
-def answer_in(response: str) -> str | None:
-    r"""The answer that a response gives: what its last ``\boxed{...}`` holds, else its last number.
-
-    Returns:
-        None if there is neither.
-    """
-    found = _BOX.findall(response) or _NUMBER.findall(response)
-    return found[-1].strip() if found else None
+``boxed``, ``answer_line`` and ``last_number`` accept one of these alone: a prompt that asks for a form may insist.
+"""
 
 
 def judge(response: str, ground_truth: str) -> str:
-    """One of `OUTCOMES`."""
-    answer = answer_in(response)
-    if answer is None:
-        return "unparsable"
-    return "correct" if answer == ground_truth.strip() else "wrong"
+    """One of `OUTCOMES`: equal as mathematics (1/2 and 0.5), or the same words."""
+    return verifiers.get("math_verify").grade(response, ground_truth, answer_format=ANSWER_FORMAT).outcome
 
 
 def compute_score(
@@ -57,6 +49,6 @@ def compute_score(
         "score": correct,
         "acc": correct,
         "outcome": outcome,
-        "verified": float(outcome != "unparsable"),
+        "verified": float(outcome in ("correct", "wrong")),
         **{f"outcome_{name}": float(outcome == name) for name in OUTCOMES},
     }

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from reward import OUTCOMES, compute_score
+from reward import ANSWER_FORMAT, OUTCOMES, compute_score
+
+from verl_ext.data.ground_truths import answer_in
+from verl_ext.rewards.answer_text import written
+
+WRONG = "-271828182"
 
 
 @pytest.mark.parametrize(
@@ -18,6 +24,7 @@ from reward import OUTCOMES, compute_score
         ("\\boxed{12}, no: \\boxed{11}", "11", "correct"),
         ("12, no: 11", "11", "correct"),
         ("\\boxed{ -3 }", "-3", "correct"),
+        ("\\boxed{0.5}", "\\frac{1}{2}", "correct"),
         ("I do not know", "11", "unparsable"),
         ("", "11", "unparsable"),
     ],
@@ -39,10 +46,20 @@ def test_an_example_without_a_ground_truth_is_an_error() -> None:
         compute_score("test", "1", " ")
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_every_example_can_be_answered(split: str) -> None:
+def examples(split: str) -> list[dict[str, Any]]:
     lines = (Path(__file__).parent / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    for number, example in enumerate(map(json.loads, lines), start=1):
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_right_answer_to_every_example_earns_1_and_a_wrong_one_0(split: str) -> None:
+    for number, example in enumerate(examples(split), start=1):
         truth = example["reward_model"]["ground_truth"]
-        result = compute_score(example["data_source"], f"\\boxed{{{truth}}}", truth)
-        assert result["score"] == 1.0, f"line {number}: the right answer is not accepted: {truth!r}"
+        answer, _ = answer_in(truth)
+        told = f"line {number}: a worked solution, of which the answer alone is a ground truth: {answer!r}"
+        assert answer == truth.strip(), told
+        for given, score in ((truth, 1.0), (WRONG, 0.0)):
+            response = f"So we have it.\n{written(given, ANSWER_FORMAT)}"
+            result = compute_score(example["data_source"], response, truth, example.get("extra_info"))
+            fault = "the right answer is not accepted" if score else f"{WRONG} is accepted"
+            assert result["score"] == score, f"line {number}: {fault}: {truth!r}"

@@ -1,8 +1,8 @@
-"""Rows of real files that are faulty and known to be so, each with the reason; manifests report them."""
+"""DAPO-Math-17k."""
 
-from __future__ import annotations
-
+from verl_ext.data.dataset import STEER, Dataset, Known
 from verl_ext.data.problems import Exemption
+from verl_ext.data.sources import Hub
 
 
 def _placeholder(key: str, right: str) -> Exemption:
@@ -10,8 +10,22 @@ def _placeholder(key: str, right: str) -> Exemption:
     return Exemption(key, "exclude", reason)
 
 
-EXEMPTIONS: dict[str, tuple[Exemption, ...]] = {
-    "dapo_math_17k": (
+SET = Dataset(
+    "dapo_math_17k",
+    "DAPO-Math-17k",
+    "train",
+    "dapo",
+    Hub("BytedTsinghua-SIA/DAPO-Math-17k", None, ("data/dapo-math-17k.parquet",)),
+    problems=17_188,
+    known=(
+        Known(
+            f"{STEER}, DAPO-Math-17k.parquet, 17,398 rows",
+            "aa4ffc285acd640f33d1e11be4f34ecf71165e1676afb12976a72dd3964717b5",
+        ),
+    ),
+    note="The hub's file repeats every row about a hundred times; a fifth of the problems is in Chinese.",
+    validation="aime24",
+    exemptions=(
         _placeholder("8afe3a5d3569", "554"),
         _placeholder("cc18a8e4c0f0", "230"),
         _placeholder("e2f3a9555b5b", "683"),
@@ -23,11 +37,4 @@ EXEMPTIONS: dict[str, tuple[Exemption, ...]] = {
             "p^k and 2p^k with an odd prime p, and 30 such numbers lie from 2 to 50; this row says 12",
         ),
     ),
-    "olympiadbench": (
-        Exemption(
-            "14d5d2263d2d",
-            "keep",
-            "the answer is written t(0,4], for t in (0,4]; no rule reads it, and only the same text is accepted",
-        ),
-    ),
-}
+)
