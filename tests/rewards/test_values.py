@@ -39,6 +39,8 @@ EXPONENTIALS = [
     (r"(n!)!", r"n!\cdot(n!-1)!", True),
     (r"n^{n^n}", r"n^{n^{n}}+0", True),
     (r"n^{n^n}", r"n^{2n^n}", False),
+    (r"\frac{d!}{2k(d-k)!}", r"\frac{d!}{(2k)(d-k)!}+0", True),
+    (r"\frac{d!}{2k(d-k)!}", r"\frac{d!}{k(d-k)!}", False),
     (r"\sinh x", r"\frac{e^x-e^{-x}}{2}", True),
     (r"\sqrt{2}^{\sqrt2}", r"2^{\frac{\sqrt2}{2}}", True),
 ]
@@ -158,6 +160,8 @@ def test_values_are_sympys(expr: sympy.Expr) -> None:
     try:
         found = value(expr, {"x": Fraction(5, 3)})
     except TooLargeError:
+        return
+    if found is None or abs(found) > 10**100:
         return
     theirs = complex(expr.xreplace({sympy.Symbol("x"): sympy.Rational(5, 3)}).evalf(40, maxn=2_000))
     ours = complex(found)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import TypeVar
 
 import sympy
+from mpmath import mp
 
+from verl_ext.rewards import _values
 from verl_ext.rewards._expressions import DERIVATIVE, expression
 from verl_ext.rewards._latex import canonical, key
 from verl_ext.rewards._leaves import same_leaf
@@ -34,7 +37,7 @@ from verl_ext.rewards._reading import (
     renamed,
 )
 from verl_ext.rewards._sets import number_set, real
-from verl_ext.rewards._values import equal_expressions
+from verl_ext.rewards._values import TooLargeError, equal_expressions
 from verl_ext.rewards._work import spend
 
 _Item = TypeVar("_Item")
@@ -52,6 +55,8 @@ _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _EQUALS = ("=", "\\approx", "\\equiv")
 _BRACKET = {"<": (")", "("), "\\le": ("]", "[")}
 _MEMBERS = 60
+_DENOMINATOR = 10**9
+_ROUNDING = Fraction(1, 10**25)
 
 
 @dataclass(frozen=True)
@@ -315,10 +320,20 @@ def _solved(expr: sympy.Expr | None) -> tuple[str, sympy.Expr, sympy.Expr] | Non
     if expr is None or len(expr.free_symbols) != 1:
         return None
     symbol = next(iter(expr.free_symbols))
+    zero, one, *others = (_at(expr, {symbol.name: Fraction(place)}) for place in (0, 1, 3, -4))
+    if (
+        zero is None
+        or one is None
+        or any(
+            height is None or abs(height - zero - place * (one - zero)) > _ROUNDING
+            for height, place in zip(others, (3, -4), strict=True)
+        )
+    ):
+        return None
     slope = expr.diff(symbol)
     if slope.free_symbols or not slope.is_real or slope == 0:
         return None
-    return key(str(symbol)), slope, expr.subs(symbol, 0)
+    return key(symbol.name), slope, expr.subs(symbol, 0)
 
 
 def _same_set(truth: Answer, answer: Answer) -> bool:
@@ -469,13 +484,25 @@ def _difference(relation: Relation) -> sympy.Expr | None:
 
 def _ratio(first: sympy.Expr, second: sympy.Expr) -> sympy.Expr | None:
     """The constant c with first = c second, None if there is none."""
-    names = sorted(first.free_symbols | second.free_symbols, key=str)
-    point = {name: sympy.Rational(7 * index + 11, index + 5) for index, name in enumerate(names)}
-    divisor = second.xreplace(point).evalf(40)
-    if not divisor.is_real or abs(divisor) < 1e-25:
+    names = sorted(symbol.name for symbol in first.free_symbols | second.free_symbols)
+    point = {name: Fraction(7 * index + 11, index + 5) for index, name in enumerate(names)}
+    dividend, divisor = _at(first, point), _at(second, point)
+    if not dividend or not divisor:
         return None
-    factor = first.xreplace(point).evalf(40) / divisor
-    if not factor.is_real or factor == 0:
+    found = dividend / divisor
+    factor = found.limit_denominator(_DENOMINATOR)
+    if abs(found - factor) > _ROUNDING or factor == 0:
         return None
-    exact = sympy.nsimplify(factor, rational=True, tolerance=1e-25)
-    return factor if equal_expressions(first, exact * second) else None
+    exact = sympy.Rational(factor)
+    return exact if equal_expressions(first, exact * second) else None
+
+
+def _at(expr: sympy.Expr, point: dict[str, Fraction]) -> Fraction | None:
+    """A real value; None where there is none, or one that is too large."""
+    try:
+        found = _values.value(expr, point)
+    except TooLargeError:
+        return None
+    if isinstance(found, Fraction):
+        return found
+    return Fraction(mp.nstr(found, 40)) if isinstance(found, mp.mpf) and mp.isfinite(found) else None

@@ -18,7 +18,7 @@ from verl_ext.rewards._latex import canonical, key
 from verl_ext.rewards._leaves import in_base, is_word
 from verl_ext.rewards._numbers import literal
 from verl_ext.rewards._reading import Answer, Leaf, parts_of, readings
-from verl_ext.rewards._work import TooMuchWorkError, begin
+from verl_ext.rewards._work import TooMuchWorkError, limited
 
 ANSWER_CHARACTERS = 2_000
 ANSWER_DEPTH = 50
@@ -55,12 +55,12 @@ def grade(answer: str | None, ground_truth: str) -> str:
         return "unparsable"
     if key(answer) == key(ground_truth):
         return "correct"
-    begin()
     try:
-        truths, answers = readings(ground_truth), readings(answer)
-        if any(same(first, second) for first in truths for second in answers):
-            return "correct"
-        return "wrong" if any(_can_be_read(reading) for reading in answers) else "unparsable"
+        with limited():
+            truths, answers = readings(ground_truth), readings(answer)
+            if any(same(first, second) for first in truths for second in answers):
+                return "correct"
+            return "wrong" if any(_can_be_read(reading) for reading in answers) else "unparsable"
     except TooMuchWorkError:
         return "unparsable"
 
@@ -76,9 +76,9 @@ def kind(ground_truth: str) -> str:
         return "damaged"
     if _CHOICE.fullmatch(key(text)):
         return "text"
-    begin()
     try:
-        leaves = list(_leaves(readings(ground_truth)[0]))
+        with limited():
+            leaves = list(_leaves(readings(ground_truth)[0]))
     except TooMuchWorkError:
         return "damaged"
     if any(_is_prose(leaf) for leaf in leaves):

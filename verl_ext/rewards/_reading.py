@@ -141,7 +141,7 @@ def readings(text: str) -> tuple[Answer, ...]:
     """All that a text may mean: ``100,200`` is a number and a list, ``C_5^2`` a power and a binomial coefficient."""
     plain = canonical(text)
     others = {_CHOOSE.sub(_binomial, plain), _THOUSANDS.sub(lambda match: match.group().replace(",", ""), plain)}
-    if re.search(r"(?<![A-Za-z\\])j(?![A-Za-z])", plain):
+    if "j" in plain and set(re.findall(r"\\?[A-Za-z]+", plain)) <= {"i", "j", "k", "\\frac", "\\sqrt", "\\pi"}:
         others.add(re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", basis, plain))
     return tuple(read(other) for other in (plain, *sorted(others - {plain})))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import sympy
+from mpmath import mp
 
 from verl_ext.rewards._expressions import expression
 from verl_ext.rewards._numbers import literal
 from verl_ext.rewards._reading import INFINITY, MINUS_INFINITY, Answer, Group, Leaf, Union, Without
+from verl_ext.rewards._values import TooLargeError, value
 
 _BRACKETS = ("()", "[]", "(]", "[)")
 _PARTS = 20
@@ -25,8 +28,15 @@ def real(answer: Answer) -> Any:
     if number := literal(answer.text):
         return sympy.Rational(number.value)
     expr = expression(answer.text)
-    value = None if expr is None or expr.free_symbols else expr.evalf(40)
-    return None if value is None or not (value.is_Float or value.is_Rational) else sympy.Rational(str(value.n(30)))
+    if expr is None or expr.free_symbols:
+        return None
+    try:
+        found = value(expr)
+    except TooLargeError:
+        return None
+    if isinstance(found, Fraction):
+        return sympy.Rational(found)
+    return sympy.Rational(mp.nstr(found, 30)) if isinstance(found, mp.mpf) and mp.isfinite(found) else None
 
 
 def number_set(answer: Answer) -> sympy.Set | None:

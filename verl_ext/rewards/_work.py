@@ -1,19 +1,26 @@
-"""How much work one answer may cost: parts read and parts compared are counted, however they are nested."""
+"""How much work one answer may cost: parts read, parts compared and operations of values, however they are nested."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _LIMIT = 5_000
-_spent = 0
+_left: list[int] = []
 
 
 class TooMuchWorkError(Exception):
     """An answer that takes more than any honest one."""
 
 
-def begin() -> None:
-    """Count from nothing: a new answer."""
-    global _spent
-    _spent = 0
+@contextmanager
+def limited() -> Iterator[None]:
+    """Count what is spent inside; outside, nothing is counted."""
+    _left[:] = [_LIMIT]
+    try:
+        yield
+    finally:
+        _left.clear()
 
 
 def spend(steps: int = 1) -> None:
@@ -22,7 +29,7 @@ def spend(steps: int = 1) -> None:
     Raises:
         TooMuchWorkError: if the answer has used up its share.
     """
-    global _spent
-    _spent += steps
-    if _spent > _LIMIT:
-        raise TooMuchWorkError
+    if _left:
+        _left[0] -= steps
+        if _left[0] < 0:
+            raise TooMuchWorkError
