@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_answers() -> None:
         ("\\sin(2x)", "2\\sin(x)\\cos(x)", Verdict.AGREES),
         ("\\frac{3}{4}", "0.76", Verdict.DIFFERS),
         ("x+1", "x+2", Verdict.DIFFERS),
-        ("east", "3", Verdict.NOT_READ),
+        ("第二象限", "3", Verdict.NOT_READ),
     ],
 )
 def test_the_second_way(truth: str, answer: str, verdict: Verdict) -> None:
