@@ -27,6 +27,7 @@ from rich.table import Table
 from benchmarks import rules
 from benchmarks.perturbations import perturbed
 from benchmarks.verification import RESULTS, ground_truths, parquet_files
+from verl_ext.rewards.verifiers import get
 
 console = Console(width=160)
 _LIMIT_S = 2.0
@@ -260,8 +261,9 @@ def main(
             (listing / "decided.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if keep:
         RESULTS.mkdir(exist_ok=True)
-        for name, value in kept.items():
-            (RESULTS / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+        for name, rows in kept.items():
+            text = json.dumps({"verifier": get("math_verify").version, "rows": rows}, indent=1)
+            (RESULTS / f"{name}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

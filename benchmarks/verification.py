@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -97,6 +98,7 @@ def main(
     files: Annotated[list[Path], typer.Argument(help="parquet files, or folders of them")],
     verifier: Annotated[str, typer.Option(help="math_verify, exact, or pkg://module:function")] = "math_verify",
     workers: Annotated[int, typer.Option(help="grading processes")] = 2,
+    keep: Annotated[bool, typer.Option(help=f"write the counts to {RESULTS.name}/files.json")] = False,
 ) -> None:
     """Grade every ground truth in a box and its perturbations; exit 1 if one of the former is not correct."""
     chosen = get(verifier)
@@ -106,15 +108,20 @@ def main(
         "file", "problems", "correct", "wrong answers refused", "not judged", "answers/s", title=chosen.version
     )
     failed = False
+    rows = []
     for file in parquet_files(files):
         result = judge(ground_truths(file), chosen, workers)
-        table.add_row(*_cells(file.stem, result))
+        rows.append(list(_cells(file.stem, result)))
+        table.add_row(*rows[-1])
         for truth, graded in result.exceptions:
             console.print(f"{file.stem}: {truth!r} is {graded.outcome}: {graded.detail}", markup=False)
         for kind, truth, answer in result.accepted:
             console.print(f"{file.stem}: {kind}: {answer!r} is accepted for {truth!r}", markup=False)
         failed = failed or bool(result.exceptions)
     console.print(table)
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "files.json").write_text(json.dumps({"verifier": chosen.version, "rows": rows}, indent=1) + "\n")
     raise typer.Exit(int(failed))
 
 

@@ -1,4 +1,4 @@
-"""Answers that are meant to hang, blow up or fool the verifier; the large search is `python -m benchmarks.adversarial`."""
+"""Answers that are meant to hang, blow up or fool the verifier; `benchmarks.adversarial` is the large search."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SECONDS = 2.0
 """What no answer may take, on a machine that does other things too."""
 MEGABYTES = 300
 START_S = 60.0
-TRUTHS = ["\\frac{3}{4}", "2\\sqrt{2}", "(1,2)", "\\{1,-2\\}", "[-2,7]", "x=5", "y=-2x", "8\\%", "5\\text{ cm}", "n^2+1",
-    "\\pi/3", "1\\pm\\sqrt{19}", "(-\\infty,2)\\cup(3,\\infty)", "4210_{5}", "(B)", "east", "7"]  # fmt: skip
+TRUTHS = ["\\frac{3}{4}", "2\\sqrt{2}", "(1,2)", "\\{1,-2\\}", "[-2,7]", "x=5", "y=-2x", "8\\%", "5\\text{ cm}",
+    "n^2+1", "\\pi/3", "1\\pm\\sqrt{19}", "(-\\infty,2)\\cup(3,\\infty)", "4210_{5}", "(B)", "east", "7"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,15 @@ def stopped() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextmanager
+def nothing_said() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "is not an answer: it has neither letters nor digits" not in str(error):
+            raise
+
+
 def forget() -> None:
     """Empty the caches, so that a second measurement reads again."""
     for name, module in list(sys.modules.items()):
@@ -123,7 +132,8 @@ def seconds(task: Callable[[], object]) -> float:
     """Of the processor. The parser builds tables at the first formula of a shape: what is too slow is done again."""
     for _ in range(2):
         start = time.process_time()
-        with stopped():
+        # A ground truth that is layout only is refused by name.
+        with stopped(), nothing_said():
             task()
         taken = time.process_time() - start
         if taken < LIMIT_S:
