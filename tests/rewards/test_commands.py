@@ -77,6 +77,7 @@ SAME_MEANING = (
     {"big", "Big", "bigg", "Bigg", *(f"{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in "lmr")},
     {"dot", "dots", "dotsb", "dotsc", "dotsi", "dotsm", "dotso"},
     {"cdot", "cdots"},
+    {"text", "textcolor"},
     {"ge", "geq", "geqq", "geqslant"},
     {"le", "leq", "leqq", "leqslant"},
     {"ne", "neq"},
