@@ -27,6 +27,7 @@ from rich.table import Table
 from benchmarks import rules
 from benchmarks.perturbations import perturbed
 from benchmarks.verification import RESULTS, ground_truths, parquet_files
+from verl_ext.rewards.answer_text import unboxed
 from verl_ext.rewards.verifiers import get
 
 console = Console(width=160)
@@ -77,9 +78,8 @@ def ours(pair: Pair) -> str:
     """Our verdict, in this process."""
     from verl_ext.rewards._grading import grade, kind
 
-    if pair.answer is None:
-        return limited(lambda: kind(pair.truth))
-    return limited(lambda: grade(pair.answer, pair.truth))
+    truth = unboxed(pair.truth)
+    return limited(lambda: kind(truth) if pair.answer is None else grade(pair.answer, truth))
 
 
 def theirs(pair: Pair) -> str:
