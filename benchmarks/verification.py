@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from benchmarks.perturbations import perturbed
 from verl_ext.rewards.verifiers import Graded, Verifier, get, grade_many
 
 console = Console()
+RESULTS = Path(__file__).with_name("results")
 
 
 @dataclass
@@ -49,6 +51,11 @@ def ground_truths(file: Path) -> list[str]:
     """One for each different prompt of a file."""
     rows = pq.read_table(file, columns=["prompt", "reward_model"]).to_pylist()
     return list({str(row["prompt"]): str(row["reward_model"]["ground_truth"]) for row in rows}.values())
+
+
+def parquet_files(paths: list[Path]) -> list[Path]:
+    """The files, and those in the folders."""
+    return [found for path in paths for found in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
 
 
 def boxed(answer: str) -> str:
@@ -91,6 +98,7 @@ def main(
     files: Annotated[list[Path], typer.Argument(help="parquet files, or folders of them")],
     verifier: Annotated[str, typer.Option(help="math_verify, exact, or pkg://module:function")] = "math_verify",
     workers: Annotated[int, typer.Option(help="grading processes")] = 2,
+    keep: Annotated[bool, typer.Option(help=f"write the counts to {RESULTS.name}/files.json")] = False,
 ) -> None:
     """Grade every ground truth in a box and its perturbations; exit 1 if one of the former is not correct."""
     chosen = get(verifier)
@@ -100,15 +108,20 @@ def main(
         "file", "problems", "correct", "wrong answers refused", "not judged", "answers/s", title=chosen.version
     )
     failed = False
-    for file in [found for path in files for found in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]:
+    rows = []
+    for file in parquet_files(files):
         result = judge(ground_truths(file), chosen, workers)
-        table.add_row(*_cells(file.stem, result))
+        rows.append(list(_cells(file.stem, result)))
+        table.add_row(*rows[-1])
         for truth, graded in result.exceptions:
             console.print(f"{file.stem}: {truth!r} is {graded.outcome}: {graded.detail}", markup=False)
         for kind, truth, answer in result.accepted:
             console.print(f"{file.stem}: {kind}: {answer!r} is accepted for {truth!r}", markup=False)
         failed = failed or bool(result.exceptions)
     console.print(table)
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "files.json").write_text(json.dumps({"verifier": chosen.version, "rows": rows}, indent=1) + "\n")
     raise typer.Exit(int(failed))
 
 
