@@ -159,7 +159,7 @@ def _congruent(truth: tuple[str, Answer, Answer], answer: tuple[str, Answer, Ans
 def _is_name(answer: Answer) -> bool:
     if not isinstance(answer, Leaf) or answer.unit is not None or literal(answer.text):
         return False
-    if key(answer.text) in ("\\pi", "e"):
+    if _is_constant(answer):
         return False
     text = answer.text.replace(" ", "")
     # AB/CD and f(1) + f(2) are values of something; x + y may be a curve.

@@ -12,7 +12,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from sympy.core.function import AppliedUndef
 
 from verl_ext.rewards import _formula
-from verl_ext.rewards._latex import canonical
+from verl_ext.rewards._latex import canonical, has_command, is_readable
 from verl_ext.rewards._values import too_large
 
 _TRIGONOMETRIC = r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])"
@@ -25,6 +25,8 @@ DERIVATIVE = re.compile(
     r"\s*\{\s*d\s*(?:\\[a-z]+|[A-Za-z])\s*(?:\^\{?\d\}?)?\s*\}"
 )
 _OPERATORS = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
+_MISREAD = ("coth", "sech", "csch", "overline", "overrightarrow", "pmod")
+"""Commands that the parser takes for the ones that they begin with."""
 _PARSED_CHARACTERS, _PARSED_DEPTH, _PARSED_OPERATORS = 400, 8, 6
 _STACKED = re.compile(r"(?:\^\s*\\?[A-Za-z0-9]+\s*){9}")
 """Powers without braces that LaTeX refuses, and the parser reads for minutes."""
@@ -95,11 +97,13 @@ def expression(text: str) -> Any:
 
 
 def _expression(text: str) -> Any:
+    if not is_readable(text):
+        return None
     plain = _readable(text)
     if _STACKED.search(plain):
         return None
     parsed = _formula.read(plain)
-    if parsed is None and not _is_endless(plain):
+    if parsed is None and not _is_endless(plain) and not has_command(plain, *_MISREAD):
         parsed = _parsed(plain)
     if not isinstance(parsed, sympy.Expr) or isinstance(parsed, sympy.MatrixBase) or parsed.has(sympy.nan, sympy.zoo):
         return None

@@ -33,6 +33,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "\\sinh": sympy.sinh,
     "\\cosh": sympy.cosh,
     "\\tanh": sympy.tanh,
+    "\\coth": sympy.coth,
+    "\\sech": sympy.sech,
+    "\\csch": sympy.csch,
     "\\exp": sympy.exp,
     "\\ln": sympy.log,
     # math-verify's parser computes it while it reads.

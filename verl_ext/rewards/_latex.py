@@ -119,6 +119,7 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<![A-Za-z\\])\s*,?\s*\b(?:and|or)\b(?![A-Za-z])", ", "),
     (r"\b(?:np|numpy|math|sympy)\.", ""),
     (r"(?<=:\d\d)\s*(?:\\text\s*\{\s*)?([aApP])\.?\s*[mM]\.?(?:\s*\})?$", lambda m: f"\\text{{{m.group(1)}m}}"),
+    (r"\*\*", "^"),
     (r"(?<![\^_{])\s*\*(?!\})", r" \\cdot "),
     (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
     (r"(?<=\d)\s*\{,\}\s*(?=\d)", ""),

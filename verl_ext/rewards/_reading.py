@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 
 from verl_ext.rewards import _units
 from verl_ext.rewards._latex import basis, canonical, has_command, is_readable, split, wrapped
@@ -114,7 +115,8 @@ _INTEGERS = re.compile(
     r"(?:\\text\s*\{|,)([^{},]*\b(?:integer|natural number|whole number)s?\b[^{},]*)\}?\s*([A-Za-z]?)\s*\)?$"
 )
 _LABEL = re.compile(
-    r"(?:\\text\s*\{\s*)?(?:\(\s*(?:\\text\s*\{)?([A-J])\}?\s*\)|([A-J])\s*[).])[\s}.:]*(?![\s^_=<>+*/!',;)}-])(.+)"
+    r"(?:\\text\s*\{\s*)?(?:\(\s*(?:\\text\s*\{)?([A-J])\}?\s*\)|([A-J])\s*[).])"
+    r"(?:[\s}.:]*[\s}](?=-)|[\s}.:]*(?![\s^_=<>+*/!',;)}-]))(.+)"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)")
@@ -140,10 +142,18 @@ def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[
 def readings(text: str) -> tuple[Answer, ...]:
     """All that a text may mean: ``100,200`` is a number and a list, ``C_5^2`` a power and a binomial coefficient."""
     plain = canonical(text)
-    others = {_CHOOSE.sub(_binomial, plain), _THOUSANDS.sub(lambda match: match.group().replace(",", ""), plain)}
+    others = {_CHOOSE.sub(_binomial, plain), _without_thousands(plain)}
     if "j" in plain and set(re.findall(r"\\?[A-Za-z]+", plain)) <= {"i", "j", "k", "\\frac", "\\sqrt", "\\pi"}:
         others.add(re.sub(r"(?<![A-Za-z\\])([ijk])(?![A-Za-z])", basis, plain))
     return tuple(read(other) for other in (plain, *sorted(others - {plain})))
+
+
+def _without_thousands(text: str) -> str:
+    """1,234 is 1234, but not within brackets, where (1,234) is a point."""
+    depths = list(accumulate((character in "([{") - (character in ")]}") for character in text))
+    return _THOUSANDS.sub(
+        lambda match: match.group() if depths[match.start()] else match.group().replace(",", ""), text
+    )
 
 
 def _binomial(match: re.Match[str]) -> str:
@@ -229,7 +239,7 @@ def _relation(text: str, depth: int) -> Answer | None:
     if not signs:
         return None
     # "= 5" and "5 =": an empty side says nothing.
-    if len(sides) == 2 and not all(sides):
+    if len(sides) == 2 and not all(sides) and signs[0] in ("=", "\\approx", "\\in"):
         return read(sides[0] or sides[1], depth + 1)
     if not all(sides):
         return None
@@ -255,13 +265,13 @@ def _bracketed(text: str, depth: int) -> Answer | None:
     if not content:
         return Leaf("\\emptyset") if opening == "\\{" else None
     if opening == "\\{":
-        condition, separators = split_outside(content, _CONDITION)
-        if separators:
-            return read(condition[-1], depth + 1)
+        name, *condition = _CONDITION.split(content, maxsplit=1)
+        if name.strip() and condition and _SIGN.search(condition[0]):
+            return read(condition[0], depth + 1)
         return _group("set", [part for part in split(content, ",;") if part], depth)
     parts = split(content, ",;")
     if len(parts) == 1 or opening == "{":
-        return read(content, depth + 1)
+        return read(content, depth + 1) if opening + closing in ("()", "[]", "{}") else None
     return Group(opening + closing, tuple(read(part, depth + 1) for part in parts))
 
 
