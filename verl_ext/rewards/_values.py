@@ -6,6 +6,7 @@ whatever is written. The work is counted, so that a value too large, or a sum to
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -168,7 +169,8 @@ class _Evaluation:
         if abs(value) > 10_000:
             raise TooLargeError
         if _whole(value) and value >= 0:
-            return self.of_Mul(*map(Fraction, range(2, int(value) + 1)))
+            self.work += int(value)
+            return self.checked(Fraction(math.factorial(int(value))))
         return mp.factorial(_inexact(value))
 
     def of_binomial(self, above: Any, below: Any) -> Any:
