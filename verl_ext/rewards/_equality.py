@@ -83,6 +83,8 @@ def same(truth: Answer, answer: Answer) -> bool:
         if first.name == second.name:
             return any(same(a, b) for a in first.values for b in second.values)
         return _same_members(truth, answer)
+    if (first and _of_other_names(answer, first.name)) or (second and _of_other_names(truth, second.name)):
+        return _same_members(truth, answer)
     if first and not isinstance(answer, Relation):
         return any(same(value, answer) for value in first.values) or _same_members(truth, answer)
     if second and not isinstance(truth, Relation):
@@ -198,6 +200,12 @@ def claim(answer: Answer) -> Claim | None:
         said.values[0] if said and said.values else item for item, said in zip(answer.items, claims, strict=True)
     )
     return Claim(claims[0].name, (_together(values) or Group(answer.kind, values),))
+
+
+def _of_other_names(answer: Answer, name: str) -> bool:
+    """Whether members of a list or set say something of other names."""
+    items = answer.items if isinstance(answer, Group) and answer.kind in ("list", "set") else ()
+    return any(said is not None and said.name != name for said in map(claim, items))
 
 
 def _together(values: tuple[Answer, ...]) -> Answer | None:
@@ -441,7 +449,9 @@ def _same_matrix(truth: Answer, answer: Answer) -> bool:
         return False
     if isinstance(truth, Group) or isinstance(answer, Group):
         # A vector may be written as a tuple, whichever way it stands.
-        rows, others = ([[entry for row in side for entry in row]] for side in (rows, others) if 1 in _shape(side))
+        if 1 not in _shape(rows) or 1 not in _shape(others):
+            return False
+        rows, others = ([[entry for row in side for entry in row]] for side in (rows, others))
     return _shape(rows) == _shape(others) and all(
         same(a, b) for row, other in zip(rows, others, strict=True) for a, b in zip(row, other, strict=True)
     )

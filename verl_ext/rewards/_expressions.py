@@ -24,6 +24,7 @@ DERIVATIVE = re.compile(
     r"\\frac\s*\{\s*d\s*(?:\^\{?\d\}?)?\s*((?:\\[a-z]+\s*)?[A-Za-z]?(?:_\{?\w+\}?)?)\s*\}"
     r"\s*\{\s*d\s*(?:\\[a-z]+|[A-Za-z])\s*(?:\^\{?\d\}?)?\s*\}"
 )
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
 _OPERATORS = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
 _MISREAD = ("coth", "sech", "csch", "overline", "overrightarrow", "pmod")
 """Commands that the parser takes for the ones that they begin with."""
@@ -61,8 +62,10 @@ def _is_endless(text: str) -> bool:
 
 def _parsed(text: str) -> Any:
     try:
-        return latex2sympy(text, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
-    except (MemoryError, RecursionError):
+        # Not evaluated: sympy would compute whatever is written.
+        with sympy.evaluate(False):
+            return latex2sympy(text, normalization_config=None, conversion_config=_CONVERSION)
+    except MemoryError:
         raise
     except Exception:
         # The parser has no exception class of its own: whatever it raises means that it cannot read this.
@@ -71,9 +74,11 @@ def _parsed(text: str) -> Any:
 
 def normal(parsed: sympy.Expr) -> Any:
     """With the imaginary unit for i, and names for functions that nobody defined."""
-    parsed = parsed.xreplace({symbol: sympy.I for symbol in parsed.free_symbols if str(symbol) == "i"})
     opaque = parsed.atoms(AppliedUndef, sympy.Derivative)
-    return parsed.xreplace({part: sympy.Symbol(f"[{part}]") for part in sorted(opaque, key=str, reverse=True)})
+    names = {part: sympy.Symbol(f"[{part}]") for part in sorted(opaque, key=str, reverse=True)}
+    imaginary = {symbol: sympy.I for symbol in parsed.free_symbols if str(symbol) == "i"}
+    with sympy.evaluate(False):
+        return parsed.xreplace({**names, **imaginary})
 
 
 def warm_up() -> None:
@@ -92,7 +97,8 @@ def expression(text: str) -> Any:
     """The sympy expression of a canonical text, None if it cannot be read as one, or is too deep to be."""
     try:
         return _expression(text)
-    except RecursionError:
+    except (RecursionError, TypeError, ValueError):
+        # sympy has no order for complex numbers, and other ways to say that something has no value.
         return None
 
 

@@ -24,7 +24,7 @@ INEXACT_BITS = 1 << 12
 """Another number is too large, or too small, with a logarithm to base 2 above this."""
 _LARGEST_POWER = 100_000
 """An exponent above this is too large whatever its base."""
-_WORK = 25_000
+_WORK = 30_000
 """Operations for one value; those on long numbers count more."""
 _TERMS = 200
 """Of a series without end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LIMIT = 5_000
+_LIMIT = 10_000
 _left: list[int] = []
 
 
