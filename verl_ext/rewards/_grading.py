@@ -61,7 +61,7 @@ def grade(answer: str | None, ground_truth: str) -> str:
             if any(same(first, second) for first in truths for second in answers):
                 return "correct"
             return "wrong" if any(_can_be_read(reading) for reading in answers) else "unparsable"
-    except TooMuchWorkError:
+    except (TooMuchWorkError, RecursionError):
         return "unparsable"
 
 
@@ -79,7 +79,7 @@ def kind(ground_truth: str) -> str:
     try:
         with limited():
             leaves = list(_leaves(readings(ground_truth)[0]))
-    except TooMuchWorkError:
+    except (TooMuchWorkError, RecursionError):
         return "damaged"
     if any(_is_prose(leaf) for leaf in leaves):
         return "text"

@@ -72,7 +72,9 @@ class _Evaluation:
         if isinstance(expr, sympy.Float):
             return self.checked(Fraction(str(expr)))
         if isinstance(expr, sympy.Symbol):
-            return self.point[expr.name]
+            # A name may be bound in one part and stand alone in another, without a value.
+            found = self.point.get(expr.name)
+            return self.unknown() if found is None else found
         if expr.is_Atom:
             return mp.mpmathify(expr._to_mpmath(mp.prec)) if expr.is_number else self.unknown()
         if isinstance(expr, sympy.Sum | sympy.Product | sympy.Integral | sympy.Limit):
