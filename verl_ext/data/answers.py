@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from verl_ext.data.faults import Faults, Place
 from verl_ext.data.problems import Problem
 from verl_ext.data.text import normalised
-from verl_ext.rewards.answer_text import AnswerFormat
+from verl_ext.rewards.answer_text import DEFAULT_FORMAT, AnswerFormat
+
+if TYPE_CHECKING:
+    from verl_ext.rewards.verifiers import TruthKind
 
 VERIFIER = "math_verify"
 TEXT_SHARE = 0.02
@@ -35,7 +38,7 @@ def check(
     progress: Progress | None = None,
     timeout_s: float = 10.0,
     workers: int = 1,
-    answer_format: AnswerFormat = "boxed",
+    answer_format: AnswerFormat = DEFAULT_FORMAT,
     text_answers: bool = False,
 ) -> dict[str, Any]:
     r"""Grade responses that end with each different answer, and with another row's; and each solution, if there is one.
@@ -92,13 +95,7 @@ def check(
         loose = [a for a, result in zip(loose, graded(pairs), strict=True) if result.outcome == "correct"]
         if not loose:
             break
-    found = {answer: (_REFUSED, detail) for answer, detail in wrong.items()}
-    found |= dict.fromkeys(loose, (_LOOSE, ""))
-    for answer, kind in kinds.items():
-        if kind.kind == "text" and "\n" in answer:
-            found.setdefault(answer, (_UNMARKED, ""))
-        elif kind.kind in _OF_KIND:
-            found.setdefault(answer, (_OF_KIND[kind.kind], kind.detail))
+    found = _faulty(wrong, loose, kinds)
     for problem in problems:
         if problem.answer in found and problem.key not in keep:
             what, detail = found[problem.answer]
@@ -118,6 +115,20 @@ def check(
         "text": len(text),
         "solutions_accepted": agree if solved else None,
     }
+
+
+def _faulty(
+    wrong: Mapping[str, str], loose: Sequence[str], kinds: Mapping[str, TruthKind]
+) -> dict[str, tuple[str, str]]:
+    """What is wrong with each faulty answer, and the detail."""
+    found = {answer: (_REFUSED, detail) for answer, detail in wrong.items()}
+    found |= dict.fromkeys(loose, (_LOOSE, ""))
+    for answer, kind in kinds.items():
+        if kind.kind == "text" and "\n" in answer:
+            found.setdefault(answer, (_UNMARKED, ""))
+        elif kind.kind in _OF_KIND:
+            found.setdefault(answer, (_OF_KIND[kind.kind], kind.detail))
+    return found
 
 
 def _others(answers: Sequence[str]) -> Iterator[Callable[[str], str]]:

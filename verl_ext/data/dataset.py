@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from verl_ext.data.problems import Exemption
 from verl_ext.data.sources import Hub, Row
 from verl_ext.data.templates import TEMPLATES
-from verl_ext.rewards.answer_text import AnswerFormat
+from verl_ext.rewards.answer_text import DEFAULT_FORMAT, AnswerFormat
 
 Kind = Literal["train", "benchmark", "both"]
 STEER = "data folder of zz-haooo/STEER (arXiv 2510.10150)"
@@ -72,7 +72,7 @@ class Dataset:
     drawn: int | None = None
     numeric: bool = False
     text_answers: bool = False
-    answer_format: AnswerFormat = "boxed"
+    answer_format: AnswerFormat = DEFAULT_FORMAT
     validation: str | None = None
     solutions: Hub | None = None
     known: tuple[Known, ...] = ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any
 
 import sympy
@@ -12,7 +11,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from sympy.core.function import AppliedUndef
 
 from verl_ext.rewards import _formula
-from verl_ext.rewards._latex import canonical, has_command, is_readable
+from verl_ext.rewards._latex import bracket_depths, canonical, has_command, is_readable
 from verl_ext.rewards._values import too_large
 
 _TRIGONOMETRIC = r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])"
@@ -53,11 +52,10 @@ def _readable(text: str) -> str:
     return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
 
 
-def _is_endless(text: str) -> bool:
+def _takes_long(text: str) -> bool:
     # The parser's time grows much faster than these; no ground truth seen has half of any in one expression.
-    depths = accumulate((character in "([{") - (character in ")]}") for character in text)
     repeated = len(_OPERATORS.findall(text)) > _PARSED_OPERATORS or text.count("|") > 2 * _PARSED_OPERATORS
-    return repeated or len(text) > _PARSED_CHARACTERS or max(depths, default=0) > _PARSED_DEPTH
+    return repeated or len(text) > _PARSED_CHARACTERS or max(bracket_depths(text), default=0) > _PARSED_DEPTH
 
 
 def _parsed(text: str) -> Any:
@@ -97,8 +95,7 @@ def expression(text: str) -> Any:
     """The sympy expression of a canonical text, None if it cannot be read as one, or is too deep to be."""
     try:
         return _expression(text)
-    except (RecursionError, TypeError, ValueError):
-        # sympy has no order for complex numbers, and other ways to say that something has no value.
+    except RecursionError:
         return None
 
 
@@ -109,7 +106,7 @@ def _expression(text: str) -> Any:
     if _STACKED.search(plain):
         return None
     parsed = _formula.read(plain)
-    if parsed is None and not _is_endless(plain) and not has_command(plain, *_MISREAD):
+    if parsed is None and not _takes_long(plain) and not has_command(plain, *_MISREAD):
         parsed = _parsed(plain)
     if not isinstance(parsed, sympy.Expr) or isinstance(parsed, sympy.MatrixBase) or parsed.has(sympy.nan, sympy.zoo):
         return None

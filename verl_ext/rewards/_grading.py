@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Literal
 
 from verl_ext.rewards._equality import same
 from verl_ext.rewards._expressions import expression, warm_up
-from verl_ext.rewards._latex import canonical, key
+from verl_ext.rewards._latex import bracket_depths, canonical, key
 from verl_ext.rewards._leaves import in_base, is_word
 from verl_ext.rewards._numbers import literal
 from verl_ext.rewards._reading import Answer, Leaf, parts_of, readings
@@ -99,10 +98,7 @@ def _braces_match(text: str) -> bool:
 
 
 def _is_endless(answer: str) -> bool:
-    if len(answer) > ANSWER_CHARACTERS:
-        return True
-    depths = accumulate((character in "([{") - (character in ")]}") for character in answer)
-    return max(depths, default=0) > ANSWER_DEPTH
+    return len(answer) > ANSWER_CHARACTERS or max(bracket_depths(answer), default=0) > ANSWER_DEPTH
 
 
 def _brackets_match(text: str) -> bool:

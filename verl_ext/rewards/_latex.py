@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import accumulate
 
 
 def _greek(code: int) -> str:
@@ -79,7 +80,8 @@ _NAMES = r"""
 _COMMANDS = frozenset(_NAMES.split())
 """What the readers of formulas may be given: they would take any other command for the one that it begins with."""
 _GLUED = re.compile(
-    r"(?!coth|cosec|lnot|lneq|lnap|cdotp|sinh|cosh|tanh|sech)(alpha|beta|gamma|delta|theta|lambda|omega|sigma|phi|rho|tau|pi|infty|cdot|times|sin|cos|tan|cot|sec|csc|ln|log)"
+    r"(?!coth|cosec|lnot|lneq|lnap|cdotp|sinh|cosh|tanh|sech)"
+    r"(alpha|beta|gamma|delta|theta|lambda|omega|sigma|phi|rho|tau|pi|infty|cdot|times|sin|cos|tan|cot|sec|csc|ln|log)"
     r"([A-Za-z]{1,2})"
 )
 _WORDS = r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)(?=[\s({\\])"
@@ -107,7 +109,6 @@ def basis(match: re.Match[str]) -> str:
 _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\\(?:phantom|hspace|vspace|label|tag|color|textcolor|colorbox)\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\}", ""),
     (r"\\\{\s*\\\}", r"\\emptyset "),
-    (r"\\text\s*\{\s*\}", ""),
     (r"\\text\{([abdefijknpqrtuvwxyzA-IL-MO-UX-Z]|arcsin|arccos|arctan)\}(?=\s*[({^_])", r"\1"),
     (r"((?:^|[-+*/(=<>,{^\d])\s*)\\text\s*\{([ie])\}", r"\1\2"),
     (r"([-+*(=<>^]\s*)\\text\s*\{([a-zA-Z])\}", r"\1\2"),
@@ -160,21 +161,23 @@ def _infix(text: str) -> str:
         match = re.search(r"\\(over|choose)(?![A-Za-z])", text)
         if match is None:
             break
-        (start, end), depth = (-1, len(text)), 0
-        for position in range(match.start() - 1, -1, -1):
-            depth += (text[position] == "}") - (text[position] == "{")
-            if depth < 0:
-                start = position
-                break
-        for position in range(match.end(), len(text)):
-            depth += (text[position] == "{") - (text[position] == "}")
-            if depth < -1:
-                end = position
-                break
+        before, behind = text[: match.start()], text[match.end() :]
+        start = len(before) - 1 - _first_unmatched(reversed(before), "}{", len(before))
+        end = match.end() + _first_unmatched(behind, "{}", len(behind))
         command = "frac" if match.group(1) == "over" else "binom"
         top, bottom = text[start + 1 : match.start()], text[match.end() : end]
         text = f"{text[: max(start, 0)]}\\{command}{{{top}}}{{{bottom}}}{text[end + 1 :]}"
     return text
+
+
+def _first_unmatched(characters: Iterable[str], pair: str, otherwise: int) -> int:
+    """Where the second of a pair of braces stands that the first has not opened."""
+    depth = 0
+    for position, character in enumerate(characters):
+        depth += (character == pair[0]) - (character == pair[1])
+        if depth < 0:
+            return position
+    return otherwise
 
 
 def _fraction(match: re.Match[str]) -> str:
@@ -254,6 +257,11 @@ def is_readable(text: str) -> bool:
 def has_command(text: str, *names: str) -> bool:
     r"""Whether one of these commands, whole, occurs: ``\pm`` does not occur in ``\pmod``."""
     return any(name in names for name in re.findall(r"\\([A-Za-z]+)", text))
+
+
+def bracket_depths(text: str) -> list[int]:
+    """How many brackets are open behind each character."""
+    return list(accumulate((character in "([{") - (character in ")]}") for character in text))
 
 
 def split(text: str, separators: str) -> list[str]:

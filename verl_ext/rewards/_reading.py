@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
 
 from verl_ext.rewards import _units
-from verl_ext.rewards._latex import basis, canonical, has_command, is_readable, split, wrapped
+from verl_ext.rewards._latex import basis, bracket_depths, canonical, has_command, is_readable, split, wrapped
 from verl_ext.rewards._units import Unit
 from verl_ext.rewards._work import spend
 
@@ -150,7 +149,7 @@ def readings(text: str) -> tuple[Answer, ...]:
 
 def _without_thousands(text: str) -> str:
     """1,234 is 1234, but not within brackets, where (1,234) is a point."""
-    depths = list(accumulate((character in "([{") - (character in ")]}") for character in text))
+    depths = bracket_depths(text)
     return _THOUSANDS.sub(
         lambda match: match.group() if depths[match.start()] else match.group().replace(",", ""), text
     )
