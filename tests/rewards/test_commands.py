@@ -2,6 +2,7 @@ r"""The commands of LaTeX, one by one: none costs time, and none is read as a sh
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import time
@@ -90,6 +91,7 @@ SAME_MEANING = (
 """One may be graded as the other: they say the same, or nothing."""
 LIMIT_S = 0.05
 HANG_S = 3.0
+TRIES = 4
 
 
 class HangsError(BaseException):
@@ -130,17 +132,27 @@ def forget() -> None:
 
 
 def seconds(task: Callable[[], object]) -> float:
-    """Of the processor. The parser builds tables at the first formula of a shape: what is too slow is done again."""
-    for _ in range(2):
+    """Of the processor, the least of some tries.
+
+    A pause of the collector, and the tables that the parser builds at the first formula of a shape, are no cost of the
+    text: what is too slow is read again, after a formula that has built the tables.
+    """
+    from verl_ext.rewards._grading import grade
+
+    taken = []
+    for _ in range(TRIES):
         start = time.process_time()
         # A ground truth that is layout only is refused by name.
         with stopped(), nothing_said():
             task()
-        taken = time.process_time() - start
-        if taken < LIMIT_S:
+        taken.append(time.process_time() - start)
+        if taken[-1] < LIMIT_S:
             break
         forget()
-    return taken
+        for warm in SHAPES:
+            grade(warm.replace("@", "sum"), "7")
+        gc.collect()
+    return min(taken)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
