@@ -66,8 +66,8 @@ def prepare(folder: Path, hidden: int, layers: int) -> int:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    from verl_ext.demo import task
-    from verl_ext.demo.models import build_tokenizer
+    from verl_ext.toy import task
+    from verl_ext.toy.models import build_tokenizer
 
     tokenizer = build_tokenizer()
     config = Qwen2Config(

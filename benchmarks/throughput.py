@@ -83,8 +83,8 @@ def engine(model: str, sequences: int) -> Any:
     from transformers import AutoModelForCausalLM, Qwen2Config
     from vllm import LLM
 
-    from verl_ext.demo.models import build_tokenizer
     from verl_ext.rollout import tap
+    from verl_ext.toy.models import build_tokenizer
 
     hidden, layers, heads, key_value_heads, mlp = MODELS[model]
     config = Qwen2Config(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.attempts import logs_in, metrics_of, next_log, number_of
+from verl_ext.run.attempts import logs_in, metrics_of, next_log, number_of
 
 
 def test_logs_are_numbered_in_order(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tests.bridge.configurations import RUNNABLE, VERL_CONFIGS
-from verl_ext import run_name
 from verl_ext.bridge import driver
+from verl_ext.run import name as run_name
 from verl_ext.train import compose
 
 PLAIN = {

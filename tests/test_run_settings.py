@@ -11,9 +11,9 @@ from typing import ClassVar
 import pytest
 from omegaconf import OmegaConf
 
-from verl_ext import run_settings
 from verl_ext.bridge.search_path import config_dir
 from verl_ext.hyper import Checked, hyper, number
+from verl_ext.run import settings as run_settings
 
 
 @dataclass

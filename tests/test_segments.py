@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from verl_ext import vocabulary
-from verl_ext.demo.models import build_tokenizer, byte_symbols
 from verl_ext.segments import SegmentTable, segment_ids, segment_table, vocab_text
+from verl_ext.toy.models import build_tokenizer, byte_symbols
 
 BREAK = "\n\n"
 GARBAGE = [-100, -1, 0, 1, 10**9]  # ids that stand behind the mask

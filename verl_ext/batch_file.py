@@ -1,7 +1,7 @@
 """A batch of responses on disk: one parquet file, one row a response, read by replay and by viewers of tokens.
 
 Format, version 1. Columns are called what verl calls the fields; a field that the run does not have has no column.
-Guards keep a batch as it was before the updates; the token export (`verl_ext.token_export`) adds what the loss made
+Guards keep a batch as it was before the updates; the token export (`verl_ext.run.token_export`) adds what the loss made
 of it.
 
 * `key` (text, `{uid}_{session}_{index}`), `uid` (text): the row, and the prompt that it answers.

@@ -91,8 +91,8 @@ def assets(
     seed: Annotated[int, typer.Option(help="Seed of the weights and the training problems.")] = 0,
 ) -> None:
     """Build the demo's model and data, or find them in the cache, and print where they lie."""
-    from verl_ext.demo.assets import prepare
     from verl_ext.demo.run import MODELS
+    from verl_ext.toy.assets import prepare
 
     if model not in MODELS:
         raise typer.BadParameter(f"'{model}' is not known; choose one of {', '.join(MODELS)}", param_hint="--model")

@@ -72,7 +72,7 @@ def segment_table(tokenizer: Any, delimiter: str) -> SegmentTable:
 
     Example:
         >>> import torch
-        >>> from verl_ext.demo.models import build_tokenizer
+        >>> from verl_ext.toy.models import build_tokenizer
         >>> tokenizer = build_tokenizer()
         >>> token_ids = torch.tensor([tokenizer.encode("7\\n\\n8")])
         >>> segment_table(tokenizer, "\\n\\n").ids(token_ids, torch.ones_like(token_ids)).tolist()

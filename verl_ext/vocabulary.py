@@ -31,7 +31,7 @@ def vocab_text(tokenizer: Any) -> list[str]:
         surrogates, which `text.encode("utf-8", "surrogateescape")` turns back.
 
     Example:
-        >>> from verl_ext.demo.models import build_tokenizer
+        >>> from verl_ext.toy.models import build_tokenizer
         >>> texts = vocab_text(build_tokenizer())
         >>> texts[10], texts[55], texts[257]
         ('\\n', '7', '')

@@ -191,7 +191,7 @@ def test_the_entropy_groups_are_computed_once_and_travel_with_the_batch(trainer:
 
 
 def test_segments_are_made_with_the_models_tokenizer(trainer: Any) -> None:
-    from verl_ext.demo.models import build_tokenizer
+    from verl_ext.toy.models import build_tokenizer
 
     self, queue, batch = trainer
     self.tokenizer = build_tokenizer()

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tests.bridge.configurations import compose
 from verl_ext import plugin
 from verl_ext.bridge import run_identity
-from verl_ext.checkpoint.identity import Identity, changes
+from verl_ext.run.checkpoint.identity import Identity, changes
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def write_data(folder: Path, rows: int = ROWS) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from verl_ext.demo import task
+    from verl_ext.toy import task
 
     folder.mkdir(parents=True)
     for split, count in (("train", rows), ("validation", 8)):
@@ -106,7 +106,7 @@ class Family:
     """The straight run, the killed one and the one that continues it, with the same rollouts."""
 
     def __init__(self, folder: Path, *more: str) -> None:
-        from verl_ext.demo.models import build_untrained
+        from verl_ext.toy.models import build_untrained
 
         self.folder = folder
         self.model = build_untrained("tiny_dense", True, folder / "model", seed=0)

@@ -13,7 +13,7 @@ def build(folder: Path, seed: int = 0) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from verl_ext.demo import models
+    from verl_ext.toy import models
 
     config = models.build_config("tiny_dense", True, len(models.build_tokenizer()))
     config.update({"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1})

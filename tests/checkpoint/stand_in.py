@@ -15,7 +15,7 @@ from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.utils import create_rl_sampler
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
-from verl_ext.checkpoint import processes
+from verl_ext.run.checkpoint import processes
 
 ROWS, BATCH = 20, 8  # two steps an epoch, four rows left over
 

@@ -14,10 +14,10 @@ from verl.trainer.ppo.v1 import trainer_base
 from tests.bridge.configurations import compose
 from tests.checkpoint import stand_in
 from tests.checkpoint.small_disk import small_disk
-from verl_ext import run_state
 from verl_ext.bridge import checkpoint as bridge
-from verl_ext.checkpoint import layout, manifest
-from verl_ext.checkpoint.errors import (
+from verl_ext.run import state as run_state
+from verl_ext.run.checkpoint import layout, manifest
+from verl_ext.run.checkpoint.errors import (
     CheckpointCorrupt,
     CheckpointNotWritten,
     NothingLeftToDo,
@@ -197,7 +197,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
 ) -> None:
     made = started(tmp_path)
     stand_in.save_after(made, 1)
-    monkeypatch.setattr("verl_ext.checkpoint.space.tensor_bytes", lambda engine: 1 << 50)
+    monkeypatch.setattr("verl_ext.run.checkpoint.space.tensor_bytes", lambda engine: 1 << 50)
     with pytest.raises(CheckpointNotWritten, match=r"has no room for it: 2048\.0 TiB are needed, .* are free"):
         stand_in.save_after(made, 1)
     assert not (tmp_path / "global_step_2").exists()

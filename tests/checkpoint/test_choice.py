@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.checkpoint import choice, layout, manifest
-from verl_ext.checkpoint.choice import Horizon
-from verl_ext.checkpoint.errors import CheckpointCorrupt, Fault, NothingLeftToDo, OtherWorldSize
+from verl_ext.run.checkpoint import choice, layout, manifest
+from verl_ext.run.checkpoint.choice import Horizon
+from verl_ext.run.checkpoint.errors import CheckpointCorrupt, Fault, NothingLeftToDo, OtherWorldSize
 
 
 def made(root: Path, step: int, world_size: int = 1) -> Path:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from verl.trainer.ppo import core_algos
 
-from verl_ext import run_state
-from verl_ext.checkpoint import driver_state, layout
+from verl_ext.run import state as run_state
+from verl_ext.run.checkpoint import driver_state, layout
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from tests.checkpoint import runs
 from tests.checkpoint.runs import Family, K
 from tests.checkpoint.small_disk import small_disk
 from tests.e2e import trainer
-from verl_ext.checkpoint import layout, manifest
+from verl_ext.run.checkpoint import layout, manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.checkpoint.comparison import differences, loaded
 from tests.checkpoint.runs import EXTERNAL
-from verl_ext.checkpoint import choice, layout
-from verl_ext.checkpoint.errors import OtherWorldSize
+from verl_ext.run.checkpoint import choice, layout
+from verl_ext.run.checkpoint.errors import OtherWorldSize
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from verl_ext.checkpoint import identity
-from verl_ext.checkpoint.identity import Identity, Part, changes, differences
+from verl_ext.run.checkpoint import identity
+from verl_ext.run.checkpoint.identity import Identity, Part, changes, differences
 
 OLD = Path(__file__).resolve().parent / "old" / "checkpoints" / "global_step_2"
 HUGGINGFACE = OLD / "actor" / "huggingface"

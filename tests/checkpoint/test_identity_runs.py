@@ -10,7 +10,7 @@ import pytest
 from tests.checkpoint import smallest
 from tests.checkpoint.test_identity import OLD
 from tests.e2e import trainer
-from verl_ext.checkpoint import identity
+from verl_ext.run.checkpoint import identity
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path, get_checkpoint_tracker_filename
 
-from verl_ext.checkpoint import layout
+from verl_ext.run.checkpoint import layout
 
 
 def test_the_tracker_is_verls() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from verl_ext.checkpoint import layout, manifest
-from verl_ext.checkpoint.errors import Fault
-from verl_ext.checkpoint.manifest import Entry, Manifest
+from verl_ext.run.checkpoint import layout, manifest
+from verl_ext.run.checkpoint.errors import Fault
+from verl_ext.run.checkpoint.manifest import Entry, Manifest
 
 # Of FIPS 180-2, appendix B.1: the digest of the three bytes "abc".
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

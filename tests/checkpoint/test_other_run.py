@@ -16,8 +16,8 @@ from tests.checkpoint import stand_in
 from tests.checkpoint.test_identity import HUGGINGFACE, rewrite
 from verl_ext.bridge import checkpoint as bridge
 from verl_ext.bridge import run_identity
-from verl_ext.checkpoint import layout
-from verl_ext.checkpoint.errors import NothingLeftToDo, OtherRun
+from verl_ext.run.checkpoint import layout
+from verl_ext.run.checkpoint.errors import NothingLeftToDo, OtherRun
 
 ACTOR, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.model"
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests.checkpoint.small_disk import small_disk
-from verl_ext.checkpoint import space
-from verl_ext.checkpoint.errors import CheckpointNotWritten
-from verl_ext.checkpoint.saving import Saving, short_of_room
-from verl_ext.checkpoint.settings import CheckpointSettings
+from verl_ext.run.checkpoint import space
+from verl_ext.run.checkpoint.errors import CheckpointNotWritten
+from verl_ext.run.checkpoint.saving import Saving, short_of_room
+from verl_ext.run.checkpoint.settings import CheckpointSettings
 
 MIB = 2**20
 

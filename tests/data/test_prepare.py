@@ -23,7 +23,7 @@ from verl_ext.data.registry import datasets
 from verl_ext.data.sets.demo_arithmetic import TRAIN, VALIDATION
 from verl_ext.data.templates import Baked
 from verl_ext.data.text import content_hash, key
-from verl_ext.demo.assets import AssetSettings
+from verl_ext.toy.assets import AssetSettings
 
 UNCHECKED = Options(check_answers=False)
 LOOSE = Options(check_answers=False, accept_unverified=True)
@@ -341,7 +341,7 @@ def test_the_demos_problems_are_made_and_do_not_meet(tmp_path: Path) -> None:
     prompts = [{row["prompt"][0]["content"] for row in rows} for rows in (test, train)]
     assert not prompts[0] & prompts[1]
     assert train[0]["data_source"] == "verl_ext/demo_arithmetic"
-    assert (done.content["unverified"], done.content["source"]) == (False, "verl_ext.demo.task")
+    assert (done.content["unverified"], done.content["source"]) == (False, "verl_ext.toy.task")
     assert done.content["written"]["demo.train.parquet"]["rows"] == TRAIN
 
 

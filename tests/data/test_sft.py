@@ -175,7 +175,7 @@ def test_verls_trainer_learns_the_assistants_part_only(tmp_path: Path, padding: 
     from omegaconf import OmegaConf
     from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
-    from verl_ext.demo.models import END_OF_TURN, build_tokenizer
+    from verl_ext.toy.models import END_OF_TURN, build_tokenizer
     from verl_ext.train.composing import verl_config_dir
 
     prepare("math_l3to5", "sft", tmp_path, of_simplerl(tmp_path), options(all_of_math(tmp_path)))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.demo.assets import Assets
 from verl_ext.demo.command import ALPHA, overrides
+from verl_ext.toy.assets import Assets
 
 ASSETS = Assets.under(Path("assets"))
 

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from verl_ext.demo.models import build_config, build_model, build_tokenizer, build_untrained, save
-from verl_ext.demo.pretrain import IGNORED, PretrainSettings, collate, pretrain
+from verl_ext.toy.models import build_config, build_model, build_tokenizer, build_untrained, save
+from verl_ext.toy.pretrain import IGNORED, PretrainSettings, collate, pretrain
 
 TOKENIZER = build_tokenizer()
 KINDS = ["tiny_dense", "tiny_moe"]

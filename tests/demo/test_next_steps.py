@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from verl_ext.demo import next_steps
-from verl_ext.demo.assets import Assets
 from verl_ext.demo.command import CHECKPOINTS
+from verl_ext.toy.assets import Assets
 
 
 def test_only_what_is_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_ext.demo import assets, pretrain, task
-from verl_ext.demo.assets import AssetSettings, prepare_settings
-from verl_ext.demo.pretrain import Habits, PretrainSettings, careless_solution
-from verl_ext.demo.task import SEPARATOR, Order, Problem, TaskSettings, problems, stream, write
+from verl_ext.toy import assets, pretrain, task
+from verl_ext.toy.assets import AssetSettings, prepare_settings
+from verl_ext.toy.pretrain import Habits, PretrainSettings, careless_solution
+from verl_ext.toy.task import SEPARATOR, Order, Problem, TaskSettings, problems, stream, write
 
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.USub: operator.neg}
 FLAWLESS = Habits(left=0.0, slip=0.0, early=0.0)

@@ -18,7 +18,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from verl_ext.demo import task
+    from verl_ext.toy import task
 
     folder = tmp_path_factory.mktemp("data")
     for split, count in (("train", 64), ("validation", 16)):

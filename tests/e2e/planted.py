@@ -16,7 +16,7 @@ def plant(kind: str, folder: Path) -> Path:
     """
     import torch
 
-    from verl_ext.demo.models import build_model, save
+    from verl_ext.toy.models import build_model, save
 
     model = build_model(kind, tied=False, seed=3)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def plant_bigram(kind: str, folder: Path) -> Path:
     """
     import torch
 
-    from verl_ext.demo.models import build_model, save
+    from verl_ext.toy.models import build_model, save
 
     model = build_model(kind, tied=False, seed=4)
     generator = torch.Generator().manual_seed(5)

@@ -104,7 +104,7 @@ def test_crashed_gradings_become_padding_rows_without_influence(dense) -> None:
 def test_unverified_rows_get_no_advantage(dense) -> None:
     import zlib
 
-    from verl_ext.demo.models import build_tokenizer
+    from verl_ext.toy.models import build_tokenizer
 
     tokenizer, unverified = build_tokenizer(), []
     for record in dense.records():

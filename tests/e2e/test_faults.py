@@ -10,7 +10,7 @@ pytestmark = pytest.mark.ray
 
 def test_worker_killed_during_weight_sync_ends_the_run(tmp_path_factory, data) -> None:
     """Upstream waits for ever here: the sender's receive has no time limit and nobody looks at the engine."""
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy.models import build_untrained
 
     folder = tmp_path_factory.mktemp("killed")
     model = build_untrained("tiny_dense", True, folder / "model", seed=0)
@@ -23,7 +23,7 @@ def test_worker_killed_during_weight_sync_ends_the_run(tmp_path_factory, data) -
 
 @pytest.mark.slow
 def test_missing_entropy_ends_the_run_at_once(tmp_path_factory, data) -> None:
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy.models import build_untrained
 
     folder = tmp_path_factory.mktemp("withheld")
     model = build_untrained("tiny_dense", True, folder / "model", seed=0)
@@ -38,7 +38,7 @@ def test_missing_entropy_ends_the_run_at_once(tmp_path_factory, data) -> None:
 
 def test_plugin_missing_in_workers_stops_the_run_with_the_node_named(tmp_path_factory, data) -> None:
     """In Ray's workers, and only there, the plugin cannot be imported; verl itself would not say so."""
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy.models import build_untrained
 
     folder = tmp_path_factory.mktemp("missing")
     (folder / "broken").mkdir()

@@ -13,7 +13,7 @@ def test_both_jobs_train_with_the_weights_of_their_own_model(tmp_path_factory, d
 
     The two models differ, so weights that went to the other job's engine are caught by the check of every sync.
     """
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy.models import build_untrained
 
     folder = tmp_path_factory.mktemp("two_jobs")
     jobs = []

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from tests.platform import programs
 from verl_ext.cli import app
-from verl_ext.demo.models import build_tokenizer, build_untrained
 from verl_ext.engine_failure import EngineError, failure
 from verl_ext.entropy_check import command as entropy_command
 from verl_ext.entropy_check import engine, reference
@@ -28,6 +27,7 @@ from verl_ext.entropy_check.engine import Answer, Job, run_engine
 from verl_ext.entropy_check.report import Report, as_json, show, token_text
 from verl_ext.platform.cpu import cpu_env
 from verl_ext.rollout import tap
+from verl_ext.toy.models import build_tokenizer, build_untrained
 
 WIDE = Limits(10.0, 10.0)
 NAN, INF = math.nan, math.inf

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_ext.demo.task import problems, row
+from verl_ext.toy.task import problems, row
 
 Answer = tuple[int, dict[str, str], dict[str, Any]]
 

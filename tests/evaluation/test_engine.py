@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from tests.evaluation import made
-from verl_ext.demo.models import build_untrained
 from verl_ext.evaluation import engine
 from verl_ext.evaluation.benchmark import read
 from verl_ext.evaluation.engine import EngineError, run_engine
@@ -21,6 +20,7 @@ from verl_ext.evaluation.request import EngineOptions
 from verl_ext.evaluation.run import BenchmarkFile, Decoding, Request, RequestError, evaluate
 from verl_ext.evaluation.store import Store
 from verl_ext.platform.cpu import cpu_env
+from verl_ext.toy.models import build_untrained
 
 
 @pytest.fixture(scope="module")

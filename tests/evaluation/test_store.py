@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.evaluation import made
-from verl_ext.demo.task import problems, row
 from verl_ext.evaluation import store as store_module
 from verl_ext.evaluation.benchmark import read
 from verl_ext.evaluation.engine import sample_seed
 from verl_ext.evaluation.request import BenchmarkFile, Decoding, EngineOptions, Request, RequestError, fingerprint
 from verl_ext.evaluation.store import Generation, PartWriter, Store, locked
+from verl_ext.toy.task import problems, row
 
 
 @pytest.fixture

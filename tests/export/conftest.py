@@ -9,6 +9,6 @@ import pytest
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy.models import build_untrained
 
     return build_untrained("tiny_dense", True, tmp_path_factory.mktemp("model"), seed=3)

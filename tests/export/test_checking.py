@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.export import made
-from verl_ext.checkpoint import layout
-from verl_ext.checkpoint.manifest import Entry, Manifest
 from verl_ext.export.checking import faults
 from verl_ext.export.finding import Checkpoint
+from verl_ext.run.checkpoint import layout
+from verl_ext.run.checkpoint.manifest import Entry, Manifest
 
 
 def check(folder: Path, backend: str = "fsdp") -> str:

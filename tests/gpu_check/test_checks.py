@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 
 from tests.bridge.configurations import compose
 from verl_ext.bridge import compatibility, driver
-from verl_ext.demo.assets import Assets
 from verl_ext.gpu_check import engine, kernel, methods, training
 from verl_ext.gpu_check.engine import Pass, difference
 from verl_ext.gpu_check.outcome import CheckError, SkipError
 from verl_ext.gpu_check.table import CHECKS
+from verl_ext.toy.assets import Assets
 from verl_ext.train import fitness
 
 # --- losses and estimators

@@ -22,11 +22,12 @@ from verl.workers.engine.fsdp import transformer_impl
 from tests.bridge.configurations import compose
 from tests.bridge.micro_batches import jagged
 from tests.bridge.test_controller import Queue, meta, verdict
-from verl_ext import batch_file, run_state
+from verl_ext import batch_file
 from verl_ext.bridge import guards, guards_batch, guards_sessions
-from verl_ext.guards import GuardError
-from verl_ext.guards.verifier import SessionFailures
 from verl_ext.rollout.mismatch import MismatchError
+from verl_ext.run import state as run_state
+from verl_ext.run.guards import GuardError
+from verl_ext.run.guards.verifier import SessionFailures
 
 NAN = float("nan")
 LENGTHS = (2, 3, 1, 2)

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from verl_ext.guards import entropy, nonfinite, verifier
-from verl_ext.guards.entropy import EntropyWatch, checkpoints_needed
-from verl_ext.guards.settings import GuardSettings
-from verl_ext.guards.verifier import Judged, SessionFailures
+from verl_ext.run.guards import entropy, nonfinite, verifier
+from verl_ext.run.guards.entropy import EntropyWatch, checkpoints_needed
+from verl_ext.run.guards.settings import GuardSettings
+from verl_ext.run.guards.verifier import Judged, SessionFailures
 
 NAN, INF = math.nan, math.inf
 ROWS = ("a_0_0", "a_1_0", "b_0_0")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import data  # noqa: F401
 from verl_ext import batch_file
-from verl_ext.demo.models import build_untrained
+from verl_ext.toy.models import build_untrained
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 HERE = Path(__file__).resolve().parent

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.platform import programs
-from verl_ext.demo.models import build_untrained
+from verl_ext.toy.models import build_untrained
 
 
 @pytest.mark.ray  # one process of its own, for as long as a small trainer

@@ -6,10 +6,11 @@ import pytest
 from verl.utils import config as verl_config
 
 from tests.bridge.configurations import compose
-from verl_ext import run_settings, run_state
 from verl_ext.bridge import driver
-from verl_ext.guards import configuration
-from verl_ext.guards.settings import GuardSettings
+from verl_ext.run import settings as run_settings
+from verl_ext.run import state as run_state
+from verl_ext.run.guards import configuration
+from verl_ext.run.guards.settings import GuardSettings
 
 FLOOR = "+verl_ext.guards.entropy_floor=0.5"
 ROLLBACK = ("+backend=cpu", FLOOR, "+verl_ext.guards.entropy_action=rollback")

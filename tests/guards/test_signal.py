@@ -19,11 +19,13 @@ from tests.bridge.configurations import compose
 from tests.bridge.micro_batches import jagged
 from tests.bridge.test_controller import meta
 from tests.guards.test_bridge import LENGTHS, compute, make  # noqa: F401
-from verl_ext import plugin, run_settings, run_state
+from verl_ext import plugin
 from verl_ext.bridge import guards, guards_batch, guards_signal
-from verl_ext.guards import GuardError, configuration, no_signal
-from verl_ext.guards.no_signal import Example, Graded, SignalWatch
-from verl_ext.guards.settings import GuardSettings
+from verl_ext.run import settings as run_settings
+from verl_ext.run import state as run_state
+from verl_ext.run.guards import GuardError, configuration, no_signal
+from verl_ext.run.guards.no_signal import Example, Graded, SignalWatch
+from verl_ext.run.guards.settings import GuardSettings
 from verl_ext.run_report import catalogue
 
 NAN = float("nan")

@@ -86,7 +86,7 @@ def main(kind: str, tied: bool) -> None:
     from verl.workers.engine.fsdp.utils import unfuse_moe_params
     from vllm import LLM
 
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy.models import build_untrained
 
     os.environ["VERL_RAY_JOB_ID"] = f"test{os.getpid()}"
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.platform import programs
-from verl_ext.demo.models import build_untrained
+from verl_ext.toy.models import build_untrained
 
 PROBE = programs.HERE / "rank_probe.py"
 TOLERANCE = 1e-5  # of the norm of each parameter's gradient; float32, summed in another order

@@ -330,8 +330,8 @@ def test_a_long_prompt_leaves_room_for_the_response(tmp_path: Path) -> None:
 def test_the_tiny_model_lies_where_its_group_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from verl_ext.demo import assets
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy import assets
+    from verl_ext.toy.models import build_untrained
 
     built = SimpleNamespace(model_dir=build_untrained("tiny_dense", True, tmp_path / "model", seed=0))
     monkeypatch.setattr(assets, "prepare", lambda *_, **__: built)

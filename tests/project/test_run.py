@@ -15,10 +15,10 @@ import pytest
 
 from tests.e2e.trainer import one_at_a_time
 from tests.export import made
-from verl_ext.demo.models import build_untrained
 from verl_ext.process import ProcessFamily
 from verl_ext.project import examples, writing
 from verl_ext.project.command import CPU_COMMAND
+from verl_ext.toy.models import build_untrained
 
 LIMIT_S = 600
 RUN = "outputs/grpo-tiny_dense-data-train-seed42"

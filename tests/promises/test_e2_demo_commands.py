@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from tests.e2e.trainer import one_at_a_time
-from verl_ext.demo import assets
-from verl_ext.demo.pretrain import PretrainSettings
 from verl_ext.demo.run import Options, run_demo
+from verl_ext.toy import assets
+from verl_ext.toy.pretrain import PretrainSettings
 
 STEPS = 2
 # What each command writes.

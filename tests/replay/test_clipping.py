@@ -23,8 +23,8 @@ from verl_ext.replay.inputs import prepare
 from verl_ext.replay.measure import measure
 from verl_ext.replay.run import Request, replay
 from verl_ext.replay.subjects import Subject, build
-from verl_ext.token_export.part import Part
-from verl_ext.token_export.part import Request as Export
+from verl_ext.run.token_export.part import Part
+from verl_ext.run.token_export.part import Request as Export
 
 # Clip-Cov's own bounds let it pick nothing among so few tokens.
 SETTINGS = {"clip_cov": ["clip_cov_ratio=0.05", "clip_cov_lb=0.0", "clip_cov_ub=50"]}

@@ -13,7 +13,6 @@ import typer
 from typer.testing import CliRunner
 
 from verl_ext import batch_file
-from verl_ext.demo.models import build_tokenizer
 from verl_ext.replay import figure, made, report
 from verl_ext.replay.command import replay as command
 from verl_ext.replay.dump import Selection, load
@@ -21,6 +20,7 @@ from verl_ext.replay.faults import ReplayError
 from verl_ext.replay.inputs import prepare
 from verl_ext.replay.run import Request, replay
 from verl_ext.replay.subjects import build
+from verl_ext.toy.models import build_tokenizer
 
 Writer = Callable[..., Path]
 

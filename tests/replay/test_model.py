@@ -10,9 +10,9 @@ import torch
 
 from verl_ext import batch_file
 from verl_ext.context import TokenContext, token_context
-from verl_ext.demo.models import build_config, build_tokenizer
 from verl_ext.replay.run import Request, replay
 from verl_ext.replay.subjects import build
+from verl_ext.toy.models import build_config, build_tokenizer
 
 LENGTHS = (7, 4, 5)
 PROMPTS = ([5, 6, 7], [8, 9], [10, 11, 12, 13])

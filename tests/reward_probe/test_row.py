@@ -11,11 +11,11 @@ from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManage
 from verl.utils.import_utils import load_extern_object
 
 from verl_ext.data.templates import TEMPLATES
-from verl_ext.demo.task import problems
-from verl_ext.demo.task import row as demo_row
 from verl_ext.reward_probe import _task, row
 from verl_ext.reward_probe.row import plain, right_answer
 from verl_ext.rewards import verifiers
+from verl_ext.toy.task import problems
+from verl_ext.toy.task import row as demo_row
 
 HERE = Path(__file__).parent
 

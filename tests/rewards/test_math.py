@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.demo.task import Order, problems, write
 from verl_ext.rewards import verifiers
 from verl_ext.rewards.math import OUTCOMES, close_pools, compute_score
 from verl_ext.rewards.pool import ProcessPool
 from verl_ext.rewards.verifiers import RULES
+from verl_ext.toy.task import Order, problems, write
 
 LONG_S = 60.0
 KEYS = {"score", "acc", "outcome", "verified", "boxed", "verifier", *(f"outcome_{name}" for name in OUTCOMES)}

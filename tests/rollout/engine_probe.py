@@ -291,7 +291,7 @@ async def piece(engine: Any, name: str, index: int, request: Request, seen: list
 def main(kind: str, vocabulary: int) -> None:
     import torch
 
-    from verl_ext.demo.models import build_model, save
+    from verl_ext.toy.models import build_model, save
 
     model = build_model(kind, tied=False, seed=0, vocab_size=vocabulary)
     with torch.no_grad():

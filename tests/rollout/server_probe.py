@@ -22,7 +22,7 @@ import torch
 import verl  # noqa: F401  (loads the plugin)
 from transformers import AutoModelForCausalLM
 
-from verl_ext.demo.models import build_model, build_tokenizer, save
+from verl_ext.toy.models import build_model, build_tokenizer, save
 
 RESPONSE_LENGTH = 40
 PROMPT = list(range(40, 52))

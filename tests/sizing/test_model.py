@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from verl_ext.bridge.search_path import config_dir
-from verl_ext.demo.models import build_model, build_untrained
 from verl_ext.sizing.architectures import find, published
 from verl_ext.sizing.model import measure
+from verl_ext.toy.models import build_model, build_untrained
 
 
 def test_qwen2_5_7b_by_hand() -> None:

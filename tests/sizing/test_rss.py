@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.e2e import trainer
-from verl_ext.demo import models, task
 from verl_ext.sizing.command import of
+from verl_ext.toy import models, task
 from verl_ext.train import compose
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]

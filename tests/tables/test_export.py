@@ -15,7 +15,7 @@ from verl_ext.tables.work import StageError
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy.models import build_untrained
 
     return build_untrained("tiny_dense", True, tmp_path_factory.mktemp("model"), seed=3)
 

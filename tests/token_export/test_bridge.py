@@ -25,8 +25,8 @@ from tests.token_export.worker import Engine, Worker, batch, train
 from verl_ext import batch_file, current_context
 from verl_ext.bridge import token_export
 from verl_ext.config import ESPOLossConfig
-from verl_ext.demo.models import build_tokenizer
-from verl_ext.token_export.part import Part, Request
+from verl_ext.run.token_export.part import Part, Request
+from verl_ext.toy.models import build_tokenizer
 
 # Losses of verl's and ours that need no more than the batch has.
 LOSSES = ("vanilla", "gspo", "clip_cov", "kl_cov", "cispo", "espo", "dcpo", "grpo_s", "draws")

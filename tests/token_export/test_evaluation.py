@@ -15,7 +15,7 @@ from tests.losses.batches import Batch, batches
 from verl_ext.losses import trace
 from verl_ext.losses.espo import espo_loss
 from verl_ext.losses.tepo import tepo_loss
-from verl_ext.token_export.evaluation import RandomState, drawing_again, evaluate
+from verl_ext.run.token_export.evaluation import RandomState, drawing_again, evaluate
 
 
 def given_to(log_ratio: list[float], advantages: list[float], mask: list[int] | None = None) -> dict:

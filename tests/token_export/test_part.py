@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_ext import batch_file
-from verl_ext.demo.models import build_tokenizer
-from verl_ext.token_export.part import Part, Request, choose, token_texts
-from verl_ext.token_export.settings import TokenExportSettings
+from verl_ext.run.token_export.part import Part, Request, choose, token_texts
+from verl_ext.run.token_export.settings import TokenExportSettings
+from verl_ext.toy.models import build_tokenizer
 
 KEYS = [f"u{prompt}_{session}_0" for prompt in range(6) for session in range(4)]
 

@@ -14,7 +14,7 @@ from verl.workers import engine_workers
 
 from tests.bridge.micro_batches import jagged
 from verl_ext.bridge import token_export
-from verl_ext.token_export.part import Request
+from verl_ext.run.token_export.part import Request
 
 VOCAB = 8
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from verl_ext import run_settings
 from verl_ext.bridge import run_identity
-from verl_ext.checkpoint import choice, driver_state, identity, layout, manifest, processes
-from verl_ext.checkpoint.errors import CheckpointCorrupt, Fault
-from verl_ext.checkpoint.saving import Saving, Sealer, seal_without_list
+from verl_ext.run import settings as run_settings
+from verl_ext.run.checkpoint import choice, driver_state, identity, layout, manifest, processes
+from verl_ext.run.checkpoint.errors import CheckpointCorrupt, Fault
+from verl_ext.run.checkpoint.saving import Saving, Sealer, seal_without_list
 
 SECTION = "checkpoint"
 METHOD = "verl_ext_checkpoint"

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from verl_ext import run_settings
 from verl_ext.bridge import compatibility
-from verl_ext.guards import configuration as guards
 from verl_ext.presets import choice
 from verl_ext.presets.identity import CLASS, LOSS
 from verl_ext.rollout import source
+from verl_ext.run import settings as run_settings
+from verl_ext.run.guards import configuration as guards
 from verl_ext.run_report import keys
 
 
@@ -67,9 +67,9 @@ def named(config: Any) -> list[str]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from verl_ext import run_name
     from verl_ext.bridge.search_path import GROUPS, hydra_name
-    from verl_ext.checkpoint.choice import say
+    from verl_ext.run import name as run_name
+    from verl_ext.run.checkpoint.choice import say
 
     if not HydraConfig.initialized():
         return []

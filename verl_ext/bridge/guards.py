@@ -15,13 +15,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from verl_ext import run_settings, run_state
 from verl_ext.bridge import guards_batch, guards_sessions, guards_signal, polling
-from verl_ext.checkpoint import layout
-from verl_ext.guards import configuration, entropy, keeper, no_signal, nonfinite, verifier
-from verl_ext.guards.incident import GuardError, Incident
-from verl_ext.guards.nonfinite import Finding
 from verl_ext.rollout.mismatch import MismatchError
+from verl_ext.run import settings as run_settings
+from verl_ext.run import state as run_state
+from verl_ext.run.checkpoint import layout
+from verl_ext.run.guards import configuration, entropy, keeper, no_signal, nonfinite, verifier
+from verl_ext.run.guards.incident import GuardError, Incident
+from verl_ext.run.guards.nonfinite import Finding
 
 
 def bind(trainer_base: ModuleType) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from verl_ext import batch_file
 from verl_ext.bridge.controller import as_list
 from verl_ext.bridge.policy_loss import OLD_ENTROPY
-from verl_ext.guards import no_signal, nonfinite, verifier
-from verl_ext.guards.no_signal import Graded
-from verl_ext.guards.nonfinite import Finding
 from verl_ext.rollout import source
+from verl_ext.run.guards import no_signal, nonfinite, verifier
+from verl_ext.run.guards.no_signal import Graded
+from verl_ext.run.guards.nonfinite import Finding
 
 # Rows fetched at once, so that the controller never holds all fields of a large batch.
 ROWS = 1024

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from verl_ext.guards.verifier import SessionFailures
+from verl_ext.run.guards.verifier import SessionFailures
 
 # Prefix of the tags; one a session, since a put merges tags of a key.
 TAG = "verl_ext_failure_"

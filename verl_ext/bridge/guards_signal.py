@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from verl_ext.bridge import guards_batch
-from verl_ext.guards import configuration, no_signal
-from verl_ext.guards.no_signal import Example, Graded, Groups
+from verl_ext.run.guards import configuration, no_signal
+from verl_ext.run.guards.no_signal import Example, Graded, Groups
 
 if TYPE_CHECKING:
     from verl_ext.bridge.guards import Guards

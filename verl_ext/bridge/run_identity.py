@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from verl_ext import run_name
-from verl_ext.checkpoint import identity
-from verl_ext.checkpoint.identity import Identity, Part
+from verl_ext.run import name as run_name
+from verl_ext.run.checkpoint import identity
+from verl_ext.run.checkpoint.identity import Identity, Part
 
 _ACTOR = ("entropy_coeff", "use_kl_loss", "kl_loss_coef", "kl_loss_type", "ppo_epochs", "ppo_mini_batch_size")
 _DATA = ("train_batch_size", "train_max_samples", "shuffle", "max_prompt_length", "max_response_length")

@@ -16,13 +16,14 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from verl_ext import batch_file, run_settings
+from verl_ext import batch_file
 from verl_ext.bridge.controller import as_list
 from verl_ext.bridge.guards_batch import verdicts_of
 from verl_ext.bridge.policy_loss import build_context, vocab_size
 from verl_ext.context import token_context
-from verl_ext.token_export.evaluation import RandomState, drawing_again, evaluate
-from verl_ext.token_export.part import Part, Request
+from verl_ext.run import settings as run_settings
+from verl_ext.run.token_export.evaluation import RandomState, drawing_again, evaluate
+from verl_ext.run.token_export.part import Part, Request
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from verl_ext import run_settings
-from verl_ext.cluster.watchdog import stacks
+from verl_ext.run import settings as run_settings
+from verl_ext.run.watchdog import stacks
 
 STEPS_OF_TRAINER = {
     "_load_checkpoint": "load_checkpoint",
@@ -56,8 +56,8 @@ def bind_queue(transfer_queue: ModuleType) -> None:
 
 def start(conf: Any) -> None:
     """Watch this process if `conf` is part of a trainer's configuration: an agent loop worker gives none."""
-    from verl_ext.cluster.watchdog import watchdog
-    from verl_ext.cluster.watchdog.ledger import Ledger
+    from verl_ext.run.watchdog import watchdog
+    from verl_ext.run.watchdog.ledger import Ledger
 
     config = getattr(conf, "_get_root", lambda: None)()
     if config is None or "trainer" not in config or watchdog.current() is not None:
@@ -83,7 +83,7 @@ def end(close: Any) -> None:
     Raises:
         WatchdogError: the run was ended by the watchdog; it replaces the interruption on its way to the driver.
     """
-    from verl_ext.cluster.watchdog import watchdog
+    from verl_ext.run.watchdog import watchdog
 
     dog = watchdog.current()
     try:
@@ -103,7 +103,7 @@ def end(close: Any) -> None:
 
 def bind_trainer(trainer_base: ModuleType) -> None:
     """Called when ``verl.trainer.ppo.v1.trainer_base`` has been imported."""
-    from verl_ext.cluster.watchdog import watchdog
+    from verl_ext.run.watchdog import watchdog
 
     bind_timer(trainer_base)
     cls = trainer_base.PPOTrainer
@@ -149,7 +149,7 @@ def bind_trainer(trainer_base: ModuleType) -> None:
 
 def bind_timer(trainer: ModuleType) -> None:
     """Called when a module of ``verl.trainer.ppo.v1`` has been imported: its timers name the phases."""
-    from verl_ext.cluster.watchdog import watchdog
+    from verl_ext.run.watchdog import watchdog
 
     original = trainer.marked_timer
 
@@ -171,7 +171,7 @@ def _named(original: Any, name: str) -> Any:
     """The method as a phase; one of verl's that can be called with and without `await` stays so."""
     from verl.utils.ray_utils import auto_await
 
-    from verl_ext.cluster.watchdog import watchdog
+    from verl_ext.run.watchdog import watchdog
 
     # One level only: a wrapper of somebody else must not be lost.
     inner = getattr(original, "__wrapped__", None)
@@ -194,7 +194,7 @@ def _named(original: Any, name: str) -> Any:
 
 def bind_buffer(replay_buffer: ModuleType) -> None:
     """Called when ``verl.trainer.ppo.v1.replay_buffer`` has been imported: what a look at the rollouts found."""
-    from verl_ext.cluster.watchdog import watchdog
+    from verl_ext.run.watchdog import watchdog
 
     cls = replay_buffer.ReplayBuffer
     sampleable, evict = cls._sampleable_terminal_keys, cls._evict_terminal_groups
@@ -226,7 +226,7 @@ def bind_buffer(replay_buffer: ModuleType) -> None:
 
 def bind_engine(engine: ModuleType) -> None:
     """Called when a ``transformer_impl`` of ``verl.workers.engine`` has been imported: count micro-batches."""
-    from verl_ext.cluster.watchdog.beats import BEAT
+    from verl_ext.run.watchdog.beats import BEAT
 
     for name in ENGINES:
         cls = getattr(engine, name, None)
@@ -246,7 +246,7 @@ def _counted(original: Any, beat: Any) -> Any:
 
 def bind_server(server: ModuleType) -> None:
     """Called when ``verl.workers.rollout.vllm_rollout.vllm_async_server`` has been imported."""
-    from verl_ext.cluster.watchdog import children
+    from verl_ext.run.watchdog import children
 
     cls = server.vLLMHttpServer
     original = cls.launch_server

@@ -51,7 +51,7 @@ def build(
         "name": dataset.name,
         "title": dataset.title,
         "kind": dataset.kind,
-        "source": opened.name if opened else "verl_ext.demo.task",
+        "source": opened.name if opened else "verl_ext.toy.task",
         "files": [file.name for file in opened.files] if opened else [],
         "revision": opened.revision if opened else None,
         "unverified": known is None,

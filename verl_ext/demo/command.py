@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from verl_ext.demo.assets import Assets
+    from verl_ext.toy.assets import Assets
 
 PROMPT_LENGTH = 48
 RESPONSE_LENGTH = 64

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from verl_ext.checkpoint.layout import step_of, steps
 from verl_ext.demo.command import RESPONSE_LENGTH
+from verl_ext.run.checkpoint.layout import step_of, steps
 from verl_ext.viewer.finding import FOLDER
 
 if TYPE_CHECKING:
-    from verl_ext.demo.assets import Assets
+    from verl_ext.toy.assets import Assets
 
 COMPARED = ("espo", "gspo", "grpo")
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from verl_ext.attempts import metrics_of, next_log, number_of
 from verl_ext.live.ending import INTERRUPTED, explain, show_tables
 from verl_ext.live.logs import STEP_LINES
 from verl_ext.live.progress import RunState, clock, watch
 from verl_ext.process import run_family
+from verl_ext.run.attempts import metrics_of, next_log, number_of
 from verl_ext.run_report.history import History
 
 if TYPE_CHECKING:
-    from verl_ext.demo.assets import Assets
-    from verl_ext.demo.models import ModelKind
+    from verl_ext.toy.assets import Assets
+    from verl_ext.toy.models import ModelKind
 
 MODELS = ("tiny_dense", "tiny_moe")
 
@@ -88,7 +88,7 @@ def run_demo(options: Options, console: Console | None = None) -> int:
 
 
 def _prepare(options: Options, console: Console) -> Assets:
-    from verl_ext.demo.assets import prepare
+    from verl_ext.toy.assets import prepare
 
     model: ModelKind = options.model  # type: ignore[assignment]
     with console.status("model and data ...") as status:

@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from verl_ext.checkpoint import layout, manifest
 from verl_ext.export.finding import FSDP_MARK, MEGATRON_MARK, Checkpoint, step_folder
+from verl_ext.run.checkpoint import layout, manifest
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _OTHER = re.compile(r"(optim|extra_state)_world_size_")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from verl_ext.checkpoint.layout import TRACKER, is_checkpoint_name, step_of, steps
+from verl_ext.run.checkpoint.layout import TRACKER, is_checkpoint_name, step_of, steps
 
 FSDP_MARK = "fsdp_config.json"
 MEGATRON_MARK = "ckpt_contents.json"

@@ -71,7 +71,7 @@ def ulysses(device: str) -> dict[str, Any]:
 
 def model(folder: str, tied: bool = False) -> str:
     """A tiny model with random weights; four attention heads, so that two ranks can share them."""
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy.models import build_untrained
 
     return str(build_untrained("tiny_dense", tied, Path(folder, "model"), seed=0))
 

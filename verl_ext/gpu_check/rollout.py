@@ -25,10 +25,10 @@ def v2(device: str) -> dict[str, Any]:
 
 def compared(runner: str) -> dict[str, Any]:
     """`verl-ext entropy-check` of a tiny dense model with random weights, in vLLM's own choice of type."""
-    from verl_ext.demo.models import build_untrained
     from verl_ext.entropy_check.command import judge
     from verl_ext.entropy_check.engine import run_engine
     from verl_ext.entropy_check.request import Request, prepare
+    from verl_ext.toy.models import build_untrained
 
     os.environ[RUNNER] = runner
     with tempfile.TemporaryDirectory(prefix="verl-ext-") as folder:

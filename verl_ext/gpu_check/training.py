@@ -81,7 +81,7 @@ def run(steps: int, further: list[str]) -> list[dict[str, Any]]:
     Raises:
         CheckError: the trainer failed, or ran another loss than the configured one; with the end of its log.
     """
-    from verl_ext.demo.assets import prepare
+    from verl_ext.toy.assets import prepare
 
     with tempfile.TemporaryDirectory(prefix="verl-ext-") as name:
         folder = Path(name)

@@ -83,7 +83,7 @@ def make(
 
 
 def _tiny_model(assets_dir: Path, console: Console) -> Path:
-    from verl_ext.demo.assets import prepare
+    from verl_ext.toy.assets import prepare
 
     with console.status("the tiny model ...") as status:
 

@@ -53,7 +53,7 @@ class Examples:
 
 def demo(name: str) -> Examples:
     """Problems of the demo's task, which the tiny model half knows."""
-    from verl_ext.demo import task
+    from verl_ext.toy import task
 
     def rows(split: task.Split, count: int) -> Iterator[Row]:
         for index, problem in enumerate(task.problems(split, count, seed=0)):

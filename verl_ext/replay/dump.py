@@ -17,7 +17,7 @@ from torch import Tensor
 
 from verl_ext import batch_file
 from verl_ext.replay.faults import ReplayError
-from verl_ext.token_export.evaluation import learning
+from verl_ext.run.token_export.evaluation import learning
 from verl_ext.viewer.finding import ViewError, find
 
 MASK = "response_mask"

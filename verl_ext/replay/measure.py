@@ -16,7 +16,7 @@ from verl_ext.context import token_context
 from verl_ext.replay.dump import MASK, Dump
 from verl_ext.replay.faults import ReplayError
 from verl_ext.replay.inputs import Prepared
-from verl_ext.token_export.evaluation import learning, valued
+from verl_ext.run.token_export.evaluation import learning, valued
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from verl_ext import run_settings
 from verl_ext.reward_probe import row as rows
 from verl_ext.rewards.pool import JobResult, ProcessPool
+from verl_ext.run import settings as run_settings
 from verl_ext.train import files
 from verl_ext.train.checks import Findings
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from verl_ext.demo.task import DATA_SOURCE as DEMO
 from verl_ext.rewards.answer_text import ANSWER_FORMATS, written
+from verl_ext.toy.task import DATA_SOURCE as DEMO
 
 LONGEST = 200
 """Characters of an answer; a longer ground truth is a solution, or a program's tests."""

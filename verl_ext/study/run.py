@@ -11,14 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from verl_ext.attempts import metrics_of, next_log
-from verl_ext.demo.assets import Assets, AssetSettings, planned, prepare_settings
 from verl_ext.live.logs import STEP_LINES, failure
 from verl_ext.live.progress import RunState, clock, watch
 from verl_ext.process import run_family
+from verl_ext.run.attempts import metrics_of, next_log
 from verl_ext.study.collect import EXPORT, IncompleteRun, collect
 from verl_ext.study.results import Result
 from verl_ext.study.schema import Cell
+from verl_ext.toy.assets import Assets, AssetSettings, planned, prepare_settings
 
 INTERRUPTED = 130
 LOGS = (".log", ".jsonl")

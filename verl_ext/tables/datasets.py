@@ -82,7 +82,7 @@ def model_of(job: Job) -> str | None:
 
     choice = job.row.choices.get("model")
     if choice in MODELS:
-        from verl_ext.demo.assets import prepare
+        from verl_ext.toy.assets import prepare
 
         return str(prepare(choice, job.places.assets).model_dir)  # type: ignore[arg-type]
     return model_path(choice) if choice else None

@@ -121,7 +121,7 @@ class Job:
             return {}
         from omegaconf import OmegaConf
 
-        from verl_ext.run_name import VERLS
+        from verl_ext.run.name import VERLS
 
         found: dict[str, Any] = OmegaConf.to_container(self.composed.config, resolve=False)  # type: ignore[assignment]
         found["trainer"].update({key: VERLS[key] for key in self.composed.names})

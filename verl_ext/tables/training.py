@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from verl_ext.attempts import metrics_of, next_log
 from verl_ext.live.logs import STEP_LINES, failure
 from verl_ext.live.progress import RunState, watch
 from verl_ext.process import mapped_segments, run_family
+from verl_ext.run.attempts import metrics_of, next_log
 from verl_ext.tables.work import StageError, Work
 
 MARK = "VERL_EXT_WORK_FOLDER"

@@ -12,12 +12,12 @@ from typing import BinaryIO
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from verl_ext.attempts import logs_in, next_log
 from verl_ext.bridge.driver import ConfigError
 from verl_ext.live import ending
 from verl_ext.live.logs import STEP_LINES
 from verl_ext.live.progress import RunState, watch
 from verl_ext.process import ProcessFamily, run_family
+from verl_ext.run.attempts import logs_in, next_log
 from verl_ext.run_report import keys
 from verl_ext.train.checks import Findings, examine
 from verl_ext.train.composing import Composed, compose

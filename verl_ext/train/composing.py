@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext import run_name
 from verl_ext.bridge.driver import ConfigError, nearest
 from verl_ext.bridge.search_path import GROUPS, config_dir, hydra_name, register
 from verl_ext.presets import Preset, find
-from verl_ext.run_settings import NODE
+from verl_ext.run import name as run_name
+from verl_ext.run.settings import NODE
 
 if TYPE_CHECKING:
     from verl_ext.bridge.row_source import RowSource
@@ -58,7 +58,7 @@ class Composed:
         return ["-m", "verl.trainer.main_ppo", "--config-name", self.primary, *self.arguments, *names]
 
     def folder_faults(self) -> list[str]:
-        """See `verl_ext.run_name.folder_faults`; what cannot be resolved is a fault of its own."""
+        """See `verl_ext.run.name.folder_faults`; what cannot be resolved is a fault of its own."""
         from omegaconf.errors import OmegaConfBaseException
 
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from verl_ext.run_name import listed
+from verl_ext.run.name import listed
 
 REWARD = "reward.custom_reward_function"
 CODE = (f"{REWARD}.path", "reward.reward_manager.module.path", "data.custom_cls.path")

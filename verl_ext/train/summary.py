@@ -7,7 +7,7 @@ from typing import Any
 
 from verl_ext import plugin
 from verl_ext.bridge.search_path import GROUPS
-from verl_ext.run_name import listed
+from verl_ext.run.name import listed
 from verl_ext.train.composing import Composed
 
 

@@ -33,7 +33,7 @@ def replay(module) -> None:
     import torch
     from transfer_queue import KVBatchMeta
 
-    from verl_ext import run_state
+    from verl_ext.run import state as run_state
 
     tq, samples = module.tq, Samples()
     run_state.register("test_samples", samples)

@@ -12,7 +12,7 @@ import ray
 from omegaconf import OmegaConf
 
 from verl_ext.bridge import watchdog as bridge
-from verl_ext.cluster.watchdog import actors, stacks
+from verl_ext.run.watchdog import actors, stacks
 
 WAYS = ("killed", "ray_kill", "exit_actor", "sys_exit", "out_of_scope", "restarts", "unborn", "sleeper", "ignored")
 

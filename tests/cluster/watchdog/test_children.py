@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from verl_ext.cluster.watchdog import children
+from verl_ext.run.watchdog import children
 
 
 def test_only_processes_of_the_engine_count_and_each_once() -> None:

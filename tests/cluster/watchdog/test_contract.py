@@ -15,10 +15,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_ext.bridge import watchdog as bridge
-from verl_ext.cluster.watchdog import actors, causes, watchdog
-from verl_ext.cluster.watchdog.ledger import TRAINING, Ledger
-from verl_ext.cluster.watchdog.report import WatchdogError
-from verl_ext.cluster.watchdog.settings import WatchdogSettings
+from verl_ext.run.watchdog import actors, causes, watchdog
+from verl_ext.run.watchdog.ledger import TRAINING, Ledger
+from verl_ext.run.watchdog.report import WatchdogError
+from verl_ext.run.watchdog.settings import WatchdogSettings
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_micro_batches_are_counted_where_the_engines_do_them() -> None:
     from verl.single_controller.ray import base
     from verl.workers.engine.fsdp import transformer_impl
 
-    from verl_ext.cluster.watchdog.beats import Beat
+    from verl_ext.run.watchdog.beats import Beat
 
     assert '"RANK": str(rank)' in inspect.getsource(base), "which worker counts"
     for name in ("FSDPEngineWithLMHead",):
@@ -340,7 +340,7 @@ def test_a_beat_starts_no_ray() -> None:
     """A process that trains without Ray, as a script around verl's engine does."""
     code = (
         "import ray\n"
-        "from verl_ext.cluster.watchdog import actors\n"
+        "from verl_ext.run.watchdog import actors\n"
         "actors.put_beat(1, 1)\n"
         "actors.report('key', 'who', 'why')\n"
         "assert not ray.is_initialized()"

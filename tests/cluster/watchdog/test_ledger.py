@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_ext.cluster.watchdog.ledger import SHUT_DOWN, TRAINING, Ledger
-from verl_ext.cluster.watchdog.settings import WatchdogSettings
+from verl_ext.run.watchdog.ledger import SHUT_DOWN, TRAINING, Ledger
+from verl_ext.run.watchdog.settings import WatchdogSettings
 
 
 class Clock:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from verl_ext.cluster.watchdog import causes, report
-from verl_ext.cluster.watchdog.ledger import Death, Verdict
+from verl_ext.run.watchdog import causes, report
+from verl_ext.run.watchdog.ledger import Death, Verdict
 
 STALLED = Verdict(
     kind="stalled",

@@ -47,7 +47,7 @@ Run = Callable[..., Ended]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    from verl_ext.demo.models import build_untrained
+    from verl_ext.toy.models import build_untrained
 
     model = build_untrained("tiny_dense", True, tmp_path / "model", seed=0)
     problems(tmp_path)
@@ -99,7 +99,7 @@ def problems(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from verl_ext.demo import task
+    from verl_ext.toy import task
 
     for split, count in (("train", 64), ("validation", 16)):
         rows = [task.row(problem, index) for index, problem in enumerate(task.problems(split, count, seed=0))]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from verl_ext import run_settings
-from verl_ext.cluster.watchdog.settings import WatchdogSettings
+from verl_ext.run import settings as run_settings
+from verl_ext.run.watchdog.settings import WatchdogSettings
 
 
 def test_a_stock_command_line_is_watched() -> None:

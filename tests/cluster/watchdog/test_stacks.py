@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.cluster.watchdog import stacks
+from verl_ext.run.watchdog import stacks
 
 PROGRAM = """
 import ctypes, subprocess, sys, threading, time
-from verl_ext.cluster.watchdog import stacks
+from verl_ext.run.watchdog import stacks
 {register}
 def a_thread_of_its_own():
     time.sleep(300)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.cluster.watchdog import watchdog
-from verl_ext.cluster.watchdog.ledger import TRAINING, Ledger
-from verl_ext.cluster.watchdog.settings import WatchdogSettings
+from verl_ext.run.watchdog import watchdog
+from verl_ext.run.watchdog.ledger import TRAINING, Ledger
+from verl_ext.run.watchdog.settings import WatchdogSettings
 
 
 class World:
@@ -165,7 +165,7 @@ def test_stacks_of_a_run_that_writes_a_checkpoint_go_elsewhere_first(world, tmp_
 
 BLOCKED = """
 import ctypes, queue, sys, threading, time
-from verl_ext.cluster.watchdog.interrupt import Interrupter, leave
+from verl_ext.run.watchdog.interrupt import Interrupter, leave
 interrupter = Interrupter()
 def later():
     time.sleep(0.5)

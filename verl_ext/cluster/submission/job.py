@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext.cluster.preflight.wanted import wanted
 from verl_ext.cluster.submission.code import Package, measure
 from verl_ext.cluster.submission.environment import Environment, collect
-from verl_ext.run_name import listed
+from verl_ext.run.name import listed
 from verl_ext.train.checks import examine
 from verl_ext.train.command import platform
 from verl_ext.train.composing import Composed, compose

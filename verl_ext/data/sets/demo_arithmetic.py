@@ -10,7 +10,7 @@ TRAIN, VALIDATION = 4096, 512
 
 
 def make(split: str) -> Iterator[Row]:
-    from verl_ext.demo import task
+    from verl_ext.toy import task
 
     train = split == "train"
     for problem in task.problems("train" if train else "validation", TRAIN if train else VALIDATION, seed=0):
@@ -25,5 +25,5 @@ SET = Dataset(
     made=make,
     problems=VALIDATION,
     train_rows=TRAIN,
-    note="Made here, from verl_ext.demo.task; the demo's models read no template but demo and plain.",
+    note="Made here, from verl_ext.toy.task; the demo's models read no template but demo and plain.",
 )

@@ -65,7 +65,7 @@ def watch(server: str, prefix: str) -> None:
 def _tell(server: str, pid: int, title: str) -> None:
     import ray
 
-    from verl_ext.cluster.watchdog import actors
+    from verl_ext.run.watchdog import actors
 
     address = ray.util.get_node_ip_address()
     who = f"vLLM's process {title.split()[0]} (pid {pid}, node {address})"

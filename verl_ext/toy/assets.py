@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from verl_ext.demo.models import ModelKind, build_model, build_tokenizer, save
-from verl_ext.demo.pretrain import PretrainSettings, pretrain
-from verl_ext.demo.task import Problem, TaskSettings, problems, row
+from verl_ext.toy.models import ModelKind, build_model, build_tokenizer, save
+from verl_ext.toy.pretrain import PretrainSettings, pretrain
+from verl_ext.toy.task import Problem, TaskSettings, problems, row
 
 Progress = Callable[[int, int, float], None]
 """Called as ``progress(step, steps, loss)`` after each step of pre-training."""

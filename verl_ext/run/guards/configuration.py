@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from verl_ext import run_settings
-from verl_ext.guards.entropy import checkpoints_needed
-from verl_ext.guards.settings import NODE, GuardSettings
 from verl_ext.rollout import source
+from verl_ext.run import settings as run_settings
+from verl_ext.run.guards.entropy import checkpoints_needed
+from verl_ext.run.guards.settings import NODE, GuardSettings
 
 # What a checkpoint must hold to go back to it: weights, optimizer, and scheduler with the random state.
 CONTENTS = ("model", "optimizer", "extra")

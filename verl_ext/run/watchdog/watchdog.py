@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_ext.cluster.watchdog import report as texts
-from verl_ext.cluster.watchdog import stacks
-from verl_ext.cluster.watchdog.interrupt import Interrupter, leave
-from verl_ext.cluster.watchdog.ledger import PATIENT, SHUT_DOWN, START_UP, TRAINING, Ledger, Verdict
-from verl_ext.cluster.watchdog.settings import WatchdogSettings
+from verl_ext.run.watchdog import report as texts
+from verl_ext.run.watchdog import stacks
+from verl_ext.run.watchdog.interrupt import Interrupter, leave
+from verl_ext.run.watchdog.ledger import PATIENT, SHUT_DOWN, START_UP, TRAINING, Ledger, Verdict
+from verl_ext.run.watchdog.settings import WatchdogSettings
 
 TICK_S = 1.0
 LOOK_S = 2.0
@@ -55,7 +55,7 @@ class Actions:
 
 def on_ray(settings: WatchdogSettings) -> Actions:
     """The actions in a Ray actor of verl's. To be called in its main thread."""
-    from verl_ext.cluster.watchdog import actors
+    from verl_ext.run.watchdog import actors
 
     return Actions(
         dead=lambda vital: actors.dead(settings.ignore_actors, vital),

@@ -29,7 +29,7 @@ class Beat:
             threading.Thread(target=self._send, daemon=True, name="verl_ext-beats").start()
 
     def _send(self) -> None:
-        from verl_ext.cluster.watchdog import actors
+        from verl_ext.run.watchdog import actors
 
         sent = 0
         while True:

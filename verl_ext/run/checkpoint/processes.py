@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_ext.checkpoint import manifest, space
-from verl_ext.checkpoint.errors import Fault
+from verl_ext.run.checkpoint import manifest, space
+from verl_ext.run.checkpoint.errors import Fault
 
 
 def answer(what: str, rank: int, engine: Any, *arguments: Any) -> Any:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from verl_ext.checkpoint import layout
-from verl_ext.checkpoint.errors import Fault
+from verl_ext.run.checkpoint import layout
+from verl_ext.run.checkpoint.errors import Fault
 
 VERSION = 1
 _CHUNK = 1 << 22

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from verl_ext.cluster.watchdog.settings import WatchdogSettings
+from verl_ext.run.watchdog.settings import WatchdogSettings
 
 START_UP, TRAINING, SHUT_DOWN = "start-up", "training", "shut-down"
 # A phase may be without progress for this many times as long as it was before, if that is more than its limit.

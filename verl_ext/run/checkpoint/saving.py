@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from verl_ext.checkpoint import driver_state, layout, manifest, space
-from verl_ext.checkpoint.choice import older_than, say
-from verl_ext.checkpoint.errors import CheckpointNotWritten
-from verl_ext.checkpoint.settings import CheckpointSettings
+from verl_ext.run.checkpoint import driver_state, layout, manifest, space
+from verl_ext.run.checkpoint.choice import older_than, say
+from verl_ext.run.checkpoint.errors import CheckpointNotWritten
+from verl_ext.run.checkpoint.settings import CheckpointSettings
 
 # (what to do, arguments) -> what each training process answers, by rank
 Ask = Callable[..., Sequence[Any]]

@@ -16,10 +16,10 @@ from verl_ext.hyper import Checked, one_each, switch
 NODE = "verl_ext"
 # Section -> its class. Named rather than imported: this module is read in every Ray process.
 SECTIONS: dict[str, str] = {
-    "watchdog": "verl_ext.cluster.watchdog.settings:WatchdogSettings",
-    "checkpoint": "verl_ext.checkpoint.settings:CheckpointSettings",
-    "guards": "verl_ext.guards.settings:GuardSettings",
-    "export": "verl_ext.token_export.settings:TokenExportSettings",
+    "watchdog": "verl_ext.run.watchdog.settings:WatchdogSettings",
+    "checkpoint": "verl_ext.run.checkpoint.settings:CheckpointSettings",
+    "guards": "verl_ext.run.guards.settings:GuardSettings",
+    "export": "verl_ext.run.token_export.settings:TokenExportSettings",
 }
 # What is on or off and has no keys -> its default.
 SWITCHES: dict[str, bool] = {"reward_probe": True}

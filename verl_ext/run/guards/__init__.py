@@ -3,6 +3,6 @@
 See docs/guards.md. What is here knows nothing of verl; `verl_ext.bridge.guards` binds it to verl's trainers.
 """
 
-from verl_ext.guards.incident import GuardError
+from verl_ext.run.guards.incident import GuardError
 
 __all__ = ["GuardError"]

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from verl_ext.demo.task import Order, Problem, Step, TaskSettings, apply, stream, write
+from verl_ext.toy.task import Order, Problem, Step, TaskSettings, apply, stream, write
 
 if TYPE_CHECKING:
     import torch

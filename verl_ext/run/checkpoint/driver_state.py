@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from verl_ext import run_state
-from verl_ext.checkpoint import layout
+from verl_ext.run import state as run_state
+from verl_ext.run.checkpoint import layout
 
 VERSION = 1
 

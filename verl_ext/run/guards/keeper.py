@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_ext.guards import incident
-from verl_ext.guards.entropy import EntropyWatch
-from verl_ext.guards.incident import Incident
-from verl_ext.guards.no_signal import SignalWatch
-from verl_ext.guards.settings import GuardSettings
+from verl_ext.run.guards import incident
+from verl_ext.run.guards.entropy import EntropyWatch
+from verl_ext.run.guards.incident import Incident
+from verl_ext.run.guards.no_signal import SignalWatch
+from verl_ext.run.guards.settings import GuardSettings
 
 
 class Keeper:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from verl_ext.guards.incident import Incident
-from verl_ext.guards.settings import NODE, GuardSettings
 from verl_ext.rewards.verifiers import OUTCOMES
+from verl_ext.run.guards.incident import Incident
+from verl_ext.run.guards.settings import NODE, GuardSettings
 
 # Rewards that differ by less are equal, as for our estimators: with them, too, the prompt has nothing to teach.
 LEAST_SPREAD = 1e-6

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from verl_ext.guards.incident import Incident
-from verl_ext.guards.settings import GuardSettings
+from verl_ext.run.guards.incident import Incident
+from verl_ext.run.guards.settings import GuardSettings
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from verl_ext.checkpoint import layout
+from verl_ext.run.checkpoint import layout
 
 VERLS = {"project_name": "verl_examples", "experiment_name": "gsm8k"}
 """verl's defaults of the keys in `trainer`."""

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from verl_ext.guards.incident import Incident
-from verl_ext.guards.settings import GuardSettings
+from verl_ext.run.guards.incident import Incident
+from verl_ext.run.guards.settings import GuardSettings
 
 
 @dataclass

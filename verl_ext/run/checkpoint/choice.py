@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verl_ext.checkpoint import identity, layout, manifest
-from verl_ext.checkpoint.errors import (
+from verl_ext.run.checkpoint import identity, layout, manifest
+from verl_ext.run.checkpoint.errors import (
     CheckpointCorrupt,
     Fault,
     NothingLeftToDo,

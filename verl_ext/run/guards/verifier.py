@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_ext.guards.incident import Incident
-from verl_ext.guards.settings import NODE, GuardSettings
+from verl_ext.run.guards.incident import Incident
+from verl_ext.run.guards.settings import NODE, GuardSettings
 
 UNJUDGED = ("error", "timeout")
 SHOWN = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from verl_ext.cluster.watchdog import causes
-from verl_ext.cluster.watchdog.ledger import SHUT_DOWN, START_UP, Death, Verdict
+from verl_ext.run.watchdog import causes
+from verl_ext.run.watchdog.ledger import SHUT_DOWN, START_UP, Death, Verdict
 
 HEAD = "verl_ext watchdog:"
 SHOWN = 8

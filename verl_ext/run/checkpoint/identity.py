@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verl_ext.checkpoint import layout
-from verl_ext.checkpoint.manifest import Manifest, sha256
+from verl_ext.run.checkpoint import layout
+from verl_ext.run.checkpoint.manifest import Manifest, sha256
 
 REFUSED = ("loss", "estimator", "model", "adapter", "tokenizer", "optimizer", "data")
 """Parts whose weights, optimizer state or place in the data mean nothing to a run with another one."""

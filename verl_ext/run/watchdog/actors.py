@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from verl_ext.cluster.watchdog import stacks
+from verl_ext.run.watchdog import stacks
 
 NAMESPACE = b"verl_ext_watchdog"
 # Reasons of Ray for the end of an actor that mean that somebody wanted it.

@@ -1,0 +1,1 @@
+"""What every run gets: settings, name, state, watchdog, guards, checkpoints and token export."""
