@@ -23,9 +23,9 @@ from verl.workers.config import DistillationConfig, DistillationLossConfig, FSDP
 from tests.bridge.configurations import compose
 from tests.bridge.micro_batches import PROMPT, actor, jagged, micro_batch
 from verl_ext import plugin
-from verl_ext.bridge import compatibility, driver
 from verl_ext.bridge.compatibility import page
 from verl_ext.bridge.compatibility.entries import COLUMNS, ESTIMATORS, FEATURES, KINDS, LOSSES, ROLLOUT, Feature
+from verl_ext.checks import methods
 
 ROOT = Path(__file__).resolve().parents[1]
 ACTOR = "actor_rollout_ref.actor"
@@ -101,9 +101,9 @@ def changed(preset: str, settings: dict[str, Any]) -> Iterator[DictConfig]:
 
 
 def faults_of(preset: str, settings: dict[str, Any]) -> list[str]:
-    """What `compatibility.faults` finds."""
+    """What `methods.ignored` finds."""
     with changed(preset, settings) as config:
-        return compatibility.faults(config)
+        return methods.ignored(config)
 
 
 def presets(feature: Feature, column: str) -> list[tuple[str, dict[str, Any]]]:
@@ -117,7 +117,7 @@ def presets(feature: Feature, column: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def found(config: DictConfig) -> list[str]:
-    return list(dict.fromkeys([*driver.faults(config), *compatibility.faults(config)]))
+    return list(dict.fromkeys([*methods.faults(config), *methods.ignored(config)]))
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -135,7 +135,7 @@ def test_what_is_refused_is_refused_and_all_else_composes(column: str) -> None:
 
 def test_presets_of_our_methods_have_no_such_fault() -> None:
     for preset in {*plugin.POLICY_LOSSES, *plugin.ESTIMATORS, "lpo"}:
-        assert compatibility.faults(composed(preset, "fsdp")) == [], preset
+        assert methods.ignored(composed(preset, "fsdp")) == [], preset
 
 
 def test_verls_own_methods_are_left_alone() -> None:

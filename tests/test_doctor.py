@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from verl_ext import doctor
-from verl_ext.bridge.search_path import config_dir
+from verl_ext.composing.groups import config_dir
 from verl_ext.doctor import Finding
 
 
@@ -139,7 +139,7 @@ def test_groups_without_options_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> 
     (found,) = doctor.group_findings()
     assert found.verdict == "ok"
     assert f"experiment {len(list((config_dir() / 'experiment').glob('*.yaml')))}" in found.found
-    monkeypatch.setattr("verl_ext.train.composing.options", lambda group: [] if group == "algo" else ["one"])
+    monkeypatch.setattr("verl_ext.composing.compose.options", lambda group: [] if group == "algo" else ["one"])
     (found,) = doctor.group_findings()
     assert found.verdict == "broken"
     assert "algo 0" in found.found

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from tests import printed
 from tests.printed import GAP, ROOT, Text
 from verl_ext.cli import app
-from verl_ext.train import composing
+from verl_ext.composing import compose as composing
 
 COMPOSING = ("train", "plan", "preflight", "submit")
 EXCEPTIONS = {

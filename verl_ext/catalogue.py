@@ -33,7 +33,7 @@ def choose(names: Collection[str]) -> dict[str, list[dict[str, Any]]]:
     Raises:
         ValueError: naming each that there is not, with its nearest neighbour.
     """
-    from verl_ext.bridge.driver import nearest
+    from verl_ext.hyper import nearest
 
     found = kept()
     own = {row["name"] for kind in KINDS for row in found[kind]}

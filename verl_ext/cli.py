@@ -140,7 +140,7 @@ def plan(
 
     The exit status is 1 if it does not fit, or if the configuration is at fault.
     """
-    from verl_ext.sizing.command import plan as run
+    from verl_ext.train.plan import plan as run
 
     raise typer.Exit(run(arguments, gpu, as_json))
 

@@ -21,7 +21,7 @@ from verl_ext.advantages import (
     gtpo_advantage,
 )
 from verl_ext.bridge.install import install
-from verl_ext.hyper import Checked, flag, hyper, hyper_of, number, one_of, optional, text
+from verl_ext.hyper import Checked, hyper, hyper_of, text
 from verl_ext.losses import (
     dcpo_loss,
     espo,
@@ -32,7 +32,6 @@ from verl_ext.losses import (
     steer_loss,
     tepo_loss,
 )
-from verl_ext.rollout import source
 
 # A configuration that names a class of this module must not depend on verl's plugin discovery, which can be switched
 # off and swallows exceptions: here a plugin that cannot be installed is an error that Hydra reports.
@@ -297,34 +296,3 @@ class GRPOSAdvantageConfig(EntropyShapedConfig):
 
     beta1: float = hyper_of(grpo_s_advantage, "beta1")
     beta2: float = hyper_of(grpo_s_advantage, "beta2")
-
-
-@dataclass
-class VerlExtConfig(Checked):
-    """What concerns the run and no single method, `algorithm.verl_ext`; see docs/rollout-entropies.md.
-
-    Attributes:
-        entropy_source: whose forward pass the old entropies come from, `actor`, `rollout` or `auto`.
-        watch_entropies: have the rollout engine return entropies to be compared with the actor's, where it can.
-        max_log_prob_difference: the run stops when |log-prob of the rollout - actor's| exceeds this, nats.
-        mean_log_prob_difference: the same for the mean over a step's tokens.
-        max_entropy_difference: the same for entropies.
-        mean_entropy_difference: the same for the mean of entropies.
-    """
-
-    method: ClassVar[str] = "verl_ext"
-    where: ClassVar[str] = source.NODE
-
-    entropy_source: str = hyper("auto", one_of(*source.SOURCES))
-    watch_entropies: bool = hyper(True, flag())
-    max_log_prob_difference: float | None = hyper(None, optional(number(above=0)))
-    mean_log_prob_difference: float | None = hyper(None, optional(number(above=0)))
-    max_entropy_difference: float | None = hyper(None, optional(number(above=0)))
-    mean_entropy_difference: float | None = hyper(None, optional(number(above=0)))
-
-    @classmethod
-    def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
-        limits = [name for name in values if name.endswith("_entropy_difference") and values[name] is not None]
-        if limits and values.get("watch_entropies") is False:
-            return [f"{', '.join(limits)} cannot be watched with watch_entropies=false"]
-        return []

@@ -247,9 +247,10 @@ def _registries() -> list[Finding]:
 
 def group_findings() -> list[Finding]:
     """Whether Hydra finds our groups, and composes them with verl's configuration."""
-    from verl_ext.bridge.row_source import papers
-    from verl_ext.bridge.search_path import GROUPS
-    from verl_ext.train.composing import compose, options
+    from verl_ext.composing.compose import options
+    from verl_ext.composing.groups import GROUPS
+    from verl_ext.composing.row_source import papers
+    from verl_ext.train import compose
 
     counts = {group: len(options(group)) for group in GROUPS}
     told = ", ".join(f"{group} {count}" for group, count in counts.items())

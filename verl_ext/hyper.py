@@ -273,3 +273,10 @@ class Checked:
     def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
         """Faults between keys that are each fine by themselves; `values` lacks those that are not."""
         return []
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?``, or the list of what there is."""
+    names = [str(getattr(key, "value", key)) for key in known]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(sorted(names))}"

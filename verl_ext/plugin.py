@@ -67,6 +67,17 @@ class Method:
         """The hyper-parameter class; imports verl."""
         return getattr(import_module("verl_ext.config"), self.config_class)
 
+    def needed(self, node: Any) -> tuple[str, ...]:
+        """Token data that the method needs with the hyper-parameters of a node; none where they are at fault."""
+        try:
+            return self.needs(**self.resolve(node))
+        except ValueError:
+            return ()
+
+    def resolve(self, node: Any) -> dict[str, Any]:
+        """Hyper-parameters in force: the keys of verl's configuration node, defaults for the rest."""
+        raise NotImplementedError
+
     def token_data(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """What `reads` names, from the current context; MissingTokenData where `needs` is not met."""
         context = current_context()

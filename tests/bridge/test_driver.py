@@ -12,8 +12,10 @@ from verl.trainer import main_ppo
 
 from tests.bridge.configurations import compose, entry_point, refused
 from verl_ext.bridge import driver, probe
-from verl_ext.bridge.driver import ConfigError, faults, nearest
-from verl_ext.presets import of_this_process
+from verl_ext.checks.methods import faults
+from verl_ext.composing.errors import ConfigError
+from verl_ext.composing.preset import of_this_process
+from verl_ext.hyper import nearest
 
 ROLLOUT = "actor_rollout_ref.rollout"
 LOSS = "actor_rollout_ref.actor.policy_loss"

@@ -19,7 +19,7 @@ from verl.trainer.ppo.padding_utils import construct_minimal_padding_template
 
 from tests.bridge.micro_batches import PROMPT, actor, jagged, micro_batch
 from verl_ext import current_context
-from verl_ext.bridge import policy_loss
+from verl_ext.bridge import fields
 from verl_ext.bridge.policy_loss import align, vocab_size
 from verl_ext.context import MissingTokenData, TokenContext
 
@@ -222,4 +222,4 @@ def test_contract_verl_still_hands_a_loss_no_other_token_data() -> None:
 
 
 def test_every_field_is_one_of_the_token_context() -> None:
-    assert set(policy_loss.FIELDS.values()) <= set(TokenContext.__dataclass_fields__)
+    assert set(fields.FIELDS.values()) <= set(TokenContext.__dataclass_fields__)

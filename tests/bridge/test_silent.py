@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from tests.bridge.configurations import compose
-from verl_ext.bridge.compatibility import silent
+from verl_ext.checks import silent
 
 ACTOR, REF, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.ref", "actor_rollout_ref.rollout"
 ULYSSES = "ulysses_sequence_parallel_size"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.bridge.configurations import compose
-from verl_ext.bridge import search_path
+from verl_ext.composing import groups
+from verl_ext.composing.compose import ConfigError, options
 from verl_ext.data.prepare import paths
 from verl_ext.data.registry import datasets
 from verl_ext.train import compose as compose_ours
-from verl_ext.train.composing import ConfigError, options
 
 VALIDATED_ON = {name: one.validation or name for name, one in datasets().items() if one.kind != "benchmark"}
 
@@ -26,7 +26,7 @@ def test_every_training_set_is_a_choice_and_no_benchmark_is() -> None:
 @pytest.mark.parametrize("name", VALIDATED_ON)
 def test_choices_name_what_prepare_writes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # verl has a group `data` of its own; ours is chosen into the whole configuration.
-    config = compose(f"+{search_path.hydra_name('data')}={name}")
+    config = compose(f"+{groups.hydra_name('data')}={name}")
     template = datasets()[name].template
     # The folder is looked up when a value is read, so one composition shows both.
     for folder in (None, "/data/rl"):

@@ -175,8 +175,8 @@ def test_verls_trainer_learns_the_assistants_part_only(tmp_path: Path, padding: 
     from omegaconf import OmegaConf
     from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
+    from verl_ext.composing.compose import verl_config_dir
     from verl_ext.toy.models import END_OF_TURN, build_tokenizer
-    from verl_ext.train.composing import verl_config_dir
 
     prepare("math_l3to5", "sft", tmp_path, of_simplerl(tmp_path), options(all_of_math(tmp_path)))
     # The trainer's own settings, and the lengths of the row of the table.

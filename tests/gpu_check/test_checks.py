@@ -10,13 +10,13 @@ import torch
 from omegaconf import DictConfig
 
 from tests.bridge.configurations import compose
-from verl_ext.bridge import compatibility, driver
+from verl_ext.checks import fitness
+from verl_ext.checks.methods import faults
 from verl_ext.gpu_check import engine, kernel, methods, training
 from verl_ext.gpu_check.engine import Pass, difference
 from verl_ext.gpu_check.outcome import CheckError, SkipError
 from verl_ext.gpu_check.table import CHECKS
 from verl_ext.toy.assets import Assets
-from verl_ext.train import fitness
 
 # --- losses and estimators
 
@@ -178,7 +178,7 @@ def composed(*further: str) -> DictConfig:
 @pytest.mark.parametrize("further", [[], [training.SOURCE]])
 def test_the_trainers_arguments_have_no_fault(further: list[str]) -> None:
     config = composed(*further)
-    assert [*driver.faults(config), *compatibility.faults(config), *fitness.faults(config)] == []
+    assert [*faults(config), *fitness.faults(config)] == []
     assert config.trainer.device == "cuda"
     assert config.trainer.total_training_steps == 2
 

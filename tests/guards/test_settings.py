@@ -6,7 +6,7 @@ import pytest
 from verl.utils import config as verl_config
 
 from tests.bridge.configurations import compose
-from verl_ext.bridge import driver
+from verl_ext.composing.errors import ConfigError
 from verl_ext.run import settings as run_settings
 from verl_ext.run import state as run_state
 from verl_ext.run.guards import configuration
@@ -85,7 +85,7 @@ def test_what_belongs_together_is_accepted() -> None:
 def test_contradictions_with_the_rest_are_refused_by_the_driver(overrides: tuple[str, ...], fault: str) -> None:
     config = compose(*overrides)
     assert any(fault in found for found in configuration.faults(config)), configuration.faults(config)
-    with pytest.raises(driver.ConfigError, match="the configuration cannot run"):
+    with pytest.raises(ConfigError, match="the configuration cannot run"):
         verl_config.validate_config(config, False, False)
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_can_roll_back_is_accepted() -> None:
 
 def test_faults_of_the_guards_come_with_the_others() -> None:
     config = compose(*ROLLBACK, "actor_rollout_ref.actor.policy_loss.loss_mode=esp0", "trainer.save_freq=-1")
-    with pytest.raises(driver.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         verl_config.validate_config(config, False, False)
     assert "no such policy loss" in str(caught.value)
     assert "trainer.save_freq=-1" in str(caught.value)

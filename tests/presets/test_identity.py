@@ -12,9 +12,8 @@ from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
 from tests.bridge.configurations import compose
 from tests.presets.other_values import ACTOR, AGGREGATION, ESTIMATOR, LOSS, OTHER_VALUES
-from verl_ext.presets import Preset
-from verl_ext.presets.choice import alone
-from verl_ext.presets.identity import OWN_AGGREGATION
+from verl_ext.composing.identity import OWN_AGGREGATION
+from verl_ext.composing.preset import Preset, alone
 
 POLICY_LOSS = f"{ACTOR}.policy_loss"
 EACH_KEY = [(preset, key) for preset, values in OTHER_VALUES.items() for key in values]

@@ -10,7 +10,7 @@ import verl.utils.config
 from omegaconf import DictConfig
 
 from tests.bridge.configurations import compose
-from verl_ext.bridge.driver import ConfigError
+from verl_ext.composing.errors import ConfigError
 
 REWARDS = """
 def without_verified(data_source, solution_str, ground_truth, extra_info=None):

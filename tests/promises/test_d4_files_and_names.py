@@ -9,7 +9,7 @@ import pytest
 import verl.utils.config
 from rich.console import Console
 
-from verl_ext.bridge.driver import ConfigError
+from verl_ext.composing.errors import ConfigError
 from verl_ext.train import command, compose
 
 ARGUMENTS = [

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from verl_ext.checks.collecting import Findings
 from verl_ext.reward_probe import probing
-from verl_ext.train.checks import Findings
 
 REWARDS = Path(__file__).with_name("rewards.py")
 BOXED = {

@@ -12,8 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 from verl.utils.config import validate_config
 
-from verl_ext.bridge.driver import ConfigError
-from verl_ext.run_report import keys
+from verl_ext.composing.errors import ConfigError
+from verl_ext.run import keys
 from verl_ext.train import compose
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from verl.utils.config import omega_conf_to_dataclass
 
 from tests.scale.megatron_core import find_megatron
-from verl_ext.train import check, compose, fitness
-from verl_ext.train import megatron as rules
-from verl_ext.train.fitness import layout
+from verl_ext.checks import fitness
+from verl_ext.checks import megatron as rules
+from verl_ext.sizing.layout import layout
+from verl_ext.train import check, compose
 
 ENGINE = "actor_rollout_ref.actor.megatron"
 SENDS = "actor_rollout_ref.rollout.enable_rollout_routing_replay"

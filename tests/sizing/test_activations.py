@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3MoeConfig
 
 from tests.sizing.runs import fsdp, megatron
 from verl_ext.sizing.activations import _entropy, layer, log_prob, update
-from verl_ext.sizing.model import measure
+from verl_ext.sizing.measuring import measure
 
 DENSE = measure("Qwen/Qwen2.5-7B")
 TOKENS, VOCABULARY = 16_384, 152_064

@@ -16,7 +16,8 @@ from tests.sizing.published_models import CACHES, MODELS, folder, write
 from tests.sizing.runs import fsdp
 from verl_ext.sizing.cost import rollout_seconds
 from verl_ext.sizing.gpus import device
-from verl_ext.sizing.model import Cache, measure
+from verl_ext.sizing.measuring import measure
+from verl_ext.sizing.model import Cache
 from verl_ext.sizing.rollout import engine, kept
 
 GPT2, MISTRAL, DEEPSEEK = (MODELS[name][0] for name in ("gpt2", "Mistral-Small-3.1-24B", "DeepSeek-V3"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from verl_ext.bridge.search_path import config_dir
+from verl_ext.composing.groups import config_dir
 from verl_ext.sizing.architectures import find, published
-from verl_ext.sizing.model import measure
+from verl_ext.sizing.measuring import measure
 from verl_ext.toy.models import build_model, build_untrained
 
 

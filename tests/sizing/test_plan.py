@@ -14,13 +14,13 @@ from rich.console import Console
 
 from tests.sizing.runs import FSDP, MEGATRON, fsdp, megatron
 from verl_ext.sizing import knobs, report
-from verl_ext.sizing.command import plan as command
 from verl_ext.sizing.gpus import GIB, GPUS, device
-from verl_ext.sizing.model import measure
+from verl_ext.sizing.measuring import measure
 from verl_ext.sizing.planning import ASLEEP, RESERVE, Plan, plan
 from verl_ext.sizing.reading import read
 from verl_ext.sizing.settings import Settings
 from verl_ext.train import compose
+from verl_ext.train.plan import plan as command
 
 DENSE = measure("Qwen/Qwen2.5-7B")
 MOE = measure("Qwen/Qwen3-30B-A3B-Base")

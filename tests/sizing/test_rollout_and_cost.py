@@ -20,7 +20,7 @@ from verl_ext.sizing.cost import (
     rollout_seconds,
 )
 from verl_ext.sizing.gpus import GIB, device
-from verl_ext.sizing.model import measure
+from verl_ext.sizing.measuring import measure
 from verl_ext.sizing.rollout import engine, kept
 
 DENSE = measure("Qwen/Qwen2.5-7B")

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from tests.e2e import trainer
-from verl_ext.sizing.command import of
 from verl_ext.toy import models, task
 from verl_ext.train import compose
+from verl_ext.train.plan import of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 

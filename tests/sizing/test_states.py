@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sizing.runs import fsdp, megatron
-from verl_ext.sizing.model import measure
+from verl_ext.sizing.measuring import measure
 from verl_ext.sizing.states import states
 
 DENSE = measure("Qwen/Qwen2.5-7B")

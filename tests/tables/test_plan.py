@@ -13,9 +13,9 @@ import tables
 from typer.testing import CliRunner
 
 from verl_ext.data.registry import datasets
-from verl_ext.sizing import command, gpus
+from verl_ext.sizing import gpus
 from verl_ext.sizing.cost import forward
-from verl_ext.sizing.model import measure
+from verl_ext.sizing.measuring import measure
 from verl_ext.tables.command import app
 from verl_ext.tables.estimate import estimate
 from verl_ext.tables.job import Job, Places
@@ -23,6 +23,7 @@ from verl_ext.tables.plan import jobs, plan, select
 from verl_ext.tables.ray_jobs import entrypoint
 from verl_ext.tables.recipe import RecipeError, all_tables, find_table
 from verl_ext.tables.schema import Row
+from verl_ext.train import plan as command
 
 
 def names(*references: str) -> list[str]:

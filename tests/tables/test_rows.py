@@ -19,10 +19,11 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.bridge.search_path import config_dir
+from verl_ext.composing import compose as composing
+from verl_ext.composing.groups import config_dir
 from verl_ext.tables.recipe import Row, Table, all_tables, recipes_dir
 from verl_ext.tables.schema import literal
-from verl_ext.train import Composed, check, compose, composing
+from verl_ext.train import Composed, check, compose
 
 # Counted in the papers' tables: rows with numbers, sub-headings left out.
 PRINTED_ROWS = {

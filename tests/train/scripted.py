@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from verl_ext.composing.compose import Composed
 from verl_ext.train import command, compose
-from verl_ext.train.composing import Composed
 
 ARGUMENTS = (
     "algo=grpo", "backend=cpu", "actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.rollout.n=2",

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.train import check, compose, notes
-from verl_ext.train.checks import TOLD_BY_US, examine
-from verl_ext.train.fitness import layout
+from verl_ext.checks import notes
+from verl_ext.checks.collecting import TOLD_BY_US, examine
+from verl_ext.sizing.layout import layout
+from verl_ext.train import check, compose
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from rich.console import Console
 
+from verl_ext.composing.compose import Composed
 from verl_ext.train import command, compose
-from verl_ext.train.composing import Composed
 
 
 class Scripted(Composed):

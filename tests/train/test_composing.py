@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from verl_ext.bridge.driver import ConfigError
-from verl_ext.bridge.search_path import GROUPS
+from verl_ext.composing.compose import choices_of, options
+from verl_ext.composing.errors import ConfigError
+from verl_ext.composing.groups import GROUPS
 from verl_ext.train import compose
-from verl_ext.train.composing import choices_of, options
 
 # Experiments set again what a choice of data has set; they have a test of their own.
 PLAIN = [group for group in GROUPS if group != "experiment"]
@@ -84,7 +84,7 @@ def test_choices_of_a_hand_written_experiment(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "defaults: [{/algo: sspo}, {/data@_global_: math_l3to5}, other, _self_]"
     )
-    monkeypatch.setattr("verl_ext.train.composing.config_dir", lambda: tmp_path)
+    monkeypatch.setattr("verl_ext.composing.compose.config_dir", lambda: tmp_path)
     assert choices_of("mine") == {"algo": "sspo", "data": "math_l3to5"}
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.train import compose, files
-from verl_ext.train.checks import examine
+from verl_ext.checks import files
+from verl_ext.checks.collecting import examine
+from verl_ext.train import compose
 
 MODEL = "actor_rollout_ref.model.path"
 REWARD = files.REWARD

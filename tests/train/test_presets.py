@@ -9,8 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from tests.bridge.configurations import entry_point
 from tests.presets.other_values import ACTOR, AGGREGATION, ESTIMATOR, LOSS
-from verl_ext.bridge import driver
-from verl_ext.presets import Preset, of_this_process
+from verl_ext.checks import methods
+from verl_ext.composing.preset import Preset, of_this_process
 from verl_ext.train import Composed, check, compose
 from verl_ext.train.summary import summary
 
@@ -43,7 +43,7 @@ def test_by_train_and_by_verls_entry_point_it_is_the_same(sample_paper: Path) ->
 def test_without_a_preset_there_is_nothing_to_compare() -> None:
     spelt_out = compose(["experiment=sspo", f"{ESTIMATOR}=grpo", f"{LOSS}=gspo"])
     assert spelt_out.preset is None
-    assert driver.faults(spelt_out.config, None) == driver.faults(spelt_out.config)
+    assert methods.faults(spelt_out.config, None) == methods.faults(spelt_out.config)
     assert not HydraConfig.initialized()
     assert of_this_process() is None
 
@@ -102,7 +102,7 @@ def test_a_file_of_a_project_that_says_otherwise(tmp_path: Path, monkeypatch: py
     assert broken(*project, "algo=grpo") == []
     assert broken(*project, "algo=gtpo") == [ESTIMATOR]
     with entry_point(*project[:1], "+algo=gtpo", *project[1:]) as config:
-        (fault,) = [fault for fault in driver.faults(config, of_this_process()) if "would not run" in fault]
+        (fault,) = [fault for fault in methods.faults(config, of_this_process()) if "would not run" in fault]
     assert f"add {ESTIMATOR}=gtpo to the command line" in fault
 
 

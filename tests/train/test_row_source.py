@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 
 from tests.bridge import configurations
 from tests.bridge.configurations import compose
-from verl_ext.bridge.row_source import RowSource
+from verl_ext.composing.row_source import RowSource
 from verl_ext.tables.recipe import RecipeError, all_tables
 
 ROW = "+experiment=sample/table1/sspo_1_5b"
@@ -73,7 +73,7 @@ def test_the_rows_override_wins_over_its_experiment_and_that_over_its_algo(
         (ours / group / f"{option}.yaml").write_text(
             "# @package _global_\ndata: {seed: 0, image_key: c, video_key: d}\n"
         )
-    monkeypatch.setattr("verl_ext.bridge.search_path.config_dir", lambda: ours)
+    monkeypatch.setattr("verl_ext.composing.search_path.config_dir", lambda: ours)
     data = compose(ROW).data
     assert (data.seed, data.shuffle, data.image_key, data.video_key) == (2, False, "b", "d")
     assert data.train_batch_size == 512

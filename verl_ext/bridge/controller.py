@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from verl_ext.bridge import execution
-from verl_ext.bridge.policy_loss import OLD_ENTROPY, SOURCE
+from verl_ext.bridge.fields import OLD_ENTROPY, SOURCE
 from verl_ext.context import TokenContext, token_context
 from verl_ext.rollout import mismatch, source
 

@@ -18,6 +18,8 @@ import zlib
 from importlib.metadata import version
 from typing import Any
 
+from verl_ext.bridge.fields import entropy_source
+
 CHECKSUM_METRIC = "actor/verl_ext/execution"
 PREFIX = "verl_ext.execution"
 
@@ -58,8 +60,6 @@ class ExecutionReport:
         from verl.utils.metric import AggregationType, Metric
 
         if self._checksum is None:
-            from verl_ext.bridge.policy_loss import entropy_source
-
             what = identity(config)
             self._checksum = checksum(what)
             noise = first_ratio_noise(model_output, data)

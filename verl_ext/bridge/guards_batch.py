@@ -9,7 +9,7 @@ from typing import Any
 
 from verl_ext import batch_file
 from verl_ext.bridge.controller import as_list
-from verl_ext.bridge.policy_loss import OLD_ENTROPY
+from verl_ext.bridge.fields import OLD_ENTROPY
 from verl_ext.rollout import source
 from verl_ext.run.guards import no_signal, nonfinite, verifier
 from verl_ext.run.guards.no_signal import Graded

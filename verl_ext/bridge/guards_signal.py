@@ -10,14 +10,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from verl_ext.bridge import guards_batch
 from verl_ext.run.guards import configuration, no_signal
 from verl_ext.run.guards.no_signal import Example, Graded, Groups
-
-if TYPE_CHECKING:
-    from verl_ext.bridge.guards import Guards
 
 TAKEN_AWAY = "batches, all taken away by filter_groups,"
 
@@ -26,10 +23,11 @@ class Signal:
     """What the step under way has shown so far.
 
     Args:
-        guards: of the trainer; they hold its settings and what is saved with checkpoints, and act.
+        guards: `verl_ext.bridge.guards.Guards` of the trainer; they hold its settings and what is saved with
+            checkpoints, and act.
     """
 
-    def __init__(self, guards: Guards) -> None:
+    def __init__(self, guards: Any) -> None:
         config = guards.trainer.config
         self.guards, self.watch = guards, guards.keeper.no_signal
         self.grouped = configuration.compares_in_groups(config)

@@ -82,6 +82,6 @@ def _add_config_search_path() -> None:
     """Let Hydra find our config groups from any directory, for verl's own entry point as well."""
     from hydra.core.plugins import Plugins
 
-    from verl_ext.bridge.search_path import VerlExtSearchPath
+    from verl_ext.composing.search_path import VerlExtSearchPath
 
     Plugins.instance().register(VerlExtSearchPath)

@@ -12,24 +12,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from verl_ext.bridge.execution import ExecutionReport
+from verl_ext.bridge.fields import FIELDS, OLD_ENTROPY, PADDING, entropy_source
 from verl_ext.context import TokenContext, token_context
 
 if TYPE_CHECKING:
     import torch
-
-# Field of verl's batch -> field of the token context.
-FIELDS = {
-    "old_log_probs": "old_log_prob",
-    "ref_log_prob": "ref_log_prob",
-    "segment_ids": "segment_ids",
-    "group_ids": "group_ids",
-}
-# Whose forward pass the old entropies come from -> the field that holds them.
-OLD_ENTROPY = {"actor": "entropy", "rollout": "rollout_entropies"}
-# What the controller says about the batch, beside the fields; absent from batches that verl alone prepared.
-SOURCE = "verl_ext_entropy_source"
-# What stands behind a response; 0 in every other field.
-PADDING = {"segment_ids": -1, "group_ids": -1}
 
 
 def bind(module: ModuleType) -> None:
@@ -60,13 +47,6 @@ def build_context(config: Any, model_output: Any, data: Any) -> TokenContext:
     if entropy is not None:
         found["entropy"] = no_padding_2_padding(entropy, data).detach()
     return TokenContext(vocab_size=vocab_size(config), **found)
-
-
-def entropy_source(data: Any) -> str:
-    """``actor`` or ``rollout``, as the controller decided."""
-    from verl.utils import tensordict_utils as tu
-
-    return str(tu.get(data, SOURCE, "actor"))
 
 
 def align(name: str, values: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:

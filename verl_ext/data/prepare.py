@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from verl_ext.bridge.driver import nearest
 from verl_ext.data import answers, expected, manifest, registry, solutions
 from verl_ext.data.dataset import Dataset
 from verl_ext.data.faults import DataError, Faults
 from verl_ext.data.problems import Collected, Exemption, Problem, collect
 from verl_ext.data.sources import Opened, open_hub, open_local
 from verl_ext.data.templates import TEMPLATES, Baked, Template
+from verl_ext.hyper import nearest
 from verl_ext.rewards.answer_text import DEFAULT_FORMAT
 
 

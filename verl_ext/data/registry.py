@@ -87,7 +87,7 @@ def dataset(name: str) -> Dataset:
     if name in broken():
         raise SpecError(f"{name}: {broken()[name]}")
     if name not in datasets():
-        from verl_ext.bridge.driver import nearest
+        from verl_ext.hyper import nearest
 
         raise ValueError(f"no data set {name!r}{nearest(name, datasets())}")
     return datasets()[name]

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verl_ext.bridge.driver import nearest
 from verl_ext.data.registry import dataset, datasets
 from verl_ext.data.templates import TEMPLATES
 from verl_ext.evaluation.request import BenchmarkFile, Decoding, RequestError
+from verl_ext.hyper import nearest
 
 if TYPE_CHECKING:
     from verl_ext.tables.recipe import Table

@@ -7,9 +7,12 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from verl_ext.bridge.driver import ConfigError, nearest, policy_loss_faults
+from verl_ext.checks.methods import policy_loss_faults
+from verl_ext.composing.compose import options
+from verl_ext.composing.errors import ConfigError
+from verl_ext.hyper import nearest
 from verl_ext.replay.faults import ReplayError
-from verl_ext.train.composing import compose, options
+from verl_ext.train import compose
 
 ACTOR = "actor_rollout_ref.actor."
 POLICY_LOSS = f"{ACTOR}policy_loss."

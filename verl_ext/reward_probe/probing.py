@@ -9,11 +9,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from verl_ext.checks import files
+from verl_ext.checks.collecting import Findings
 from verl_ext.reward_probe import row as rows
 from verl_ext.rewards.pool import JobResult, ProcessPool
 from verl_ext.run import settings as run_settings
-from verl_ext.train import files
-from verl_ext.train.checks import Findings
 
 LIMIT_S = 30.0
 """For loading the function and all its calls; imports of a large library take seconds on a busy machine."""
@@ -117,11 +117,10 @@ def _probed(config: Any, row: dict[str, Any], path: str) -> Findings:
 
 def _asked(config: Any, row: dict[str, Any], path: str, custom: Mapping[str, Any]) -> Asked:
     from verl_ext import plugin
-    from verl_ext.bridge.driver import needs
 
     answer, why = rows.right_answer(row, config.data.prompt_key)
     method = plugin.ESTIMATORS.get(str(config.algorithm.adv_estimator))
-    reads = method is not None and "verified" in needs(method, config.algorithm)
+    reads = method is not None and "verified" in method.needed(config.algorithm)
     what = f"{files.REWARD}: {custom['name']} of {custom['path']}" if custom.get("path") else "verl's default reward"
     # What verl's reward managers add to a row's own information.
     added = {"num_turns": 2, "rollout_reward_scores": {}, "experiment_name": config.trainer.experiment_name}

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SOURCES = ("auto", "actor", "rollout")
-NODE = "algorithm.verl_ext"
+from verl_ext.rollout.settings import NODE, VerlExtConfig
+
 ROLLOUT = "actor_rollout_ref.rollout"
 # Key under rollout.custom, verl's place for extensions, by which a server learns that entropies are wanted.
 CUSTOM = "verl_ext_entropies"
@@ -47,8 +47,6 @@ def settings(config: Any) -> dict[str, Any]:
     Raises:
         ValueError: listing every fault in them.
     """
-    from verl_ext.config import VerlExtConfig
-
     given = config.algorithm.get("verl_ext", None) or {}
     if not isinstance(given, Mapping):
         raise ValueError(f"{NODE} must hold keys ({', '.join(VerlExtConfig.names())}), but it is {given!r}")
@@ -152,5 +150,28 @@ def faults(config: Any) -> list[str]:
         found.append(
             f"{NODE}: {', '.join(unread)} cannot be watched with algorithm.rollout_correction.bypass_mode=true, where "
             "the actor computes nothing that the rollout could be compared with"
+        )
+    return found
+
+
+def absent(config: Any) -> list[tuple[str, str]]:
+    """Token data that no part of this configuration provides, each with the setting at fault."""
+    actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
+    found = [("old_entropy", f"{obstacle} (in bypass mode they come from the rollout)") for obstacle in unmet(config)]
+    if not (actor.get("calculate_entropy", False) or actor.get("entropy_coeff", 0)):
+        found.append(
+            (
+                "entropy",
+                "actor_rollout_ref.actor.calculate_entropy=false: set it to true to have the entropies of the current "
+                "policy",
+            )
+        )
+    if not (actor.get("use_kl_loss", False) or algorithm.get("use_kl_in_reward", False)):
+        found.append(
+            (
+                "ref_log_prob",
+                "actor_rollout_ref.actor.use_kl_loss=false: set it to true (kl_loss_coef may be 0) to have the "
+                "reference policy's log-probabilities",
+            )
         )
     return found

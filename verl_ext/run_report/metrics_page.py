@@ -58,7 +58,7 @@ So `+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_API_KEY=...` would be printe
 with a key in it is refused before Ray starts, with its other faults: what stands under the name of a key, the value of
 a key in the environment wherever it stands, a reference to one (`${oc.env:WANDB_API_KEY}`, which is resolved before it
 is printed), and a URL with a password. The sentence says where it is, never what it is. Placeholders such as `EMPTY`
-pass. `verl_ext.run_report.keys.faults(config)` is this check by itself. Started by verl's own entry point, Hydra has
+pass. `verl_ext.run.keys.faults(config)` is this check by itself. Started by verl's own entry point, Hydra has
 written the refused configuration to its output folder by then: delete that folder. A dry run does not show it.
 
 Set the variable in the shell of each node, or send it with a job: `verl-ext submit ... --env WANDB_API_KEY`

@@ -61,7 +61,7 @@ def forward(model: Model, length: float) -> float:
     """Operations of one token, forwards, in a sequence of so many tokens.
 
     Example:
-        >>> from verl_ext.sizing.model import measure
+        >>> from verl_ext.sizing.measuring import measure
         >>> forward(measure("Qwen/Qwen2.5-7B"), 0) // 2
         7070285824
     """

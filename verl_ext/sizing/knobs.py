@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from verl_ext.sizing.layout import ACTOR, MODEL, ROLLOUT
 from verl_ext.sizing.planning import Plan, plan
 from verl_ext.sizing.settings import Settings
-from verl_ext.train.fitness import ACTOR, MODEL, ROLLOUT
 
 LORA_RANK = 32
 LEAST_UTILIZATION = 0.3

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from verl_ext.bridge.compatibility.silent import flash_attention
+from verl_ext.sizing import layout as layouts
+from verl_ext.sizing.layout import flash_attention
 from verl_ext.sizing.settings import Settings
-from verl_ext.train import fitness
 
 BYTES = {"fp32": 4, "float32": 4, "float": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2, "half": 2}
 
@@ -51,8 +51,8 @@ def _machines(config: Any) -> dict[str, Any]:
 
 def _engine(config: Any) -> dict[str, Any]:
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
-    layout = fitness.layout(config)
-    shared = {"megatron": fitness.megatron(config), "sequence": layout.sequence_parallel, "fsdp2": False}
+    layout = layouts.layout(config)
+    shared = {"megatron": layouts.megatron(config), "sequence": layout.sequence_parallel, "fsdp2": False}
     if shared["megatron"]:
         return {**shared, **_megatron(actor)}
     engine = actor.fsdp_config
@@ -111,7 +111,7 @@ def _megatron(actor: Any) -> dict[str, Any]:
 
 def _passes(config: Any) -> dict[str, Any]:
     actor, model, rollout = (config.actor_rollout_ref[key] for key in ("actor", "model", "rollout"))
-    engine = actor.megatron if fitness.megatron(config) else actor.fsdp_config
+    engine = actor.megatron if layouts.megatron(config) else actor.fsdp_config
     reference = bool(actor.use_kl_loss) or bool(config.algorithm.use_kl_in_reward)
     rank = (model.get("lora", None) or {}).get("rank", 0) or model.get("lora_rank", 0)
     correction = config.algorithm.get("rollout_correction", None) or {}
@@ -142,7 +142,7 @@ def _passes(config: Any) -> dict[str, Any]:
         # With LoRA the reference is the actor without its adapters.
         "reference": reference and not rank,
         # FSDP's reference always lies on the host.
-        "reference_offload": bool(own.get("param_offload", False)) if fitness.megatron(config) else True,
+        "reference_offload": bool(own.get("param_offload", False)) if layouts.megatron(config) else True,
         "old_log_probs": not correction.get("bypass_mode", False),
     }
 

@@ -60,7 +60,7 @@ def kept(model: Model, settings: Rollouts, length: float) -> float:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> from verl_ext.sizing.model import measure
+        >>> from verl_ext.sizing.measuring import measure
         >>> kept(measure("Qwen/Qwen2.5-7B"), SimpleNamespace(rollout_bytes=2, rollout_tensor=1), 1)
         57344.0
     """

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from verl_ext.evaluation.request import EngineOptions
-from verl_ext.sizing import command, gpus
-from verl_ext.sizing.command import GPU
+from verl_ext.sizing import gpus
 from verl_ext.sizing.cost import PROMPT_TOKENS, RESPONSE_SHARE, TRAIN_EFFICIENCY, rollout_seconds, trained_token
-from verl_ext.sizing.model import Model, measure
+from verl_ext.sizing.measuring import measure
+from verl_ext.sizing.model import Model
 from verl_ext.sizing.rollout import engine
 from verl_ext.sizing.settings import Rollouts
+from verl_ext.train import plan as command
+from verl_ext.train.plan import GPU
 
 if TYPE_CHECKING:
     from verl_ext.tables.job import Job

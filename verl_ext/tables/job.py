@@ -90,7 +90,7 @@ class Job:
         """The configuration of a row of kind train, without anything that depends on this machine.
 
         Raises:
-            verl_ext.bridge.driver.ConfigError: if it cannot be composed.
+            verl_ext.composing.errors.ConfigError: if it cannot be composed.
         """
         from verl_ext.train import compose
 
@@ -152,7 +152,7 @@ def model_path(choice: str) -> str:
     """What a file of configs/model sets as the model's path, resolved."""
     from omegaconf import OmegaConf
 
-    from verl_ext.bridge.search_path import config_dir
+    from verl_ext.composing.groups import config_dir
 
     config = OmegaConf.load(config_dir() / "model" / f"{choice}.yaml")
     return str(config.actor_rollout_ref.model.path)

@@ -31,15 +31,15 @@ def compose_sft(job: Job) -> dict[str, Any]:
     """The configuration as plain data, interpolations left as they are.
 
     Raises:
-        verl_ext.bridge.driver.ConfigError: if it cannot be composed.
+        verl_ext.composing.errors.ConfigError: if it cannot be composed.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from verl_ext.bridge.driver import ConfigError
-    from verl_ext.train.composing import verl_config_dir
+    from verl_ext.composing.compose import verl_config_dir
+    from verl_ext.composing.errors import ConfigError
 
     try:
         with initialize_config_dir(str(verl_config_dir()), version_base=None):

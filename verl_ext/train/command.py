@@ -12,15 +12,16 @@ from typing import BinaryIO
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from verl_ext.bridge.driver import ConfigError
+from verl_ext.checks.collecting import Findings, examine
+from verl_ext.composing.compose import Composed
+from verl_ext.composing.errors import ConfigError
 from verl_ext.live import ending
 from verl_ext.live.logs import STEP_LINES
 from verl_ext.live.progress import RunState, watch
 from verl_ext.process import ProcessFamily, run_family
+from verl_ext.run import keys
 from verl_ext.run.attempts import logs_in, next_log
-from verl_ext.run_report import keys
-from verl_ext.train.checks import Findings, examine
-from verl_ext.train.composing import Composed, compose
+from verl_ext.train import compose
 from verl_ext.train.summary import summary
 
 METRICS = "metrics.jsonl"

@@ -6,9 +6,9 @@ import shlex
 from typing import Any
 
 from verl_ext import plugin
-from verl_ext.bridge.search_path import GROUPS
+from verl_ext.composing.compose import Composed
+from verl_ext.composing.groups import GROUPS
 from verl_ext.run.name import listed
-from verl_ext.train.composing import Composed
 
 
 def summary(composed: Composed, resolves: bool = True) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from verl_ext.cluster.preflight import probe
+from verl_ext.checks import probe
 
 
 def test_the_parquet_columns_go_one_level_deep(tmp_path: Path) -> None:

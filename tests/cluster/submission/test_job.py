@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from verl_ext.bridge.driver import ConfigError
 from verl_ext.cluster.submission import job as module
 from verl_ext.cluster.submission.job import Prepared, Request, fixed, prepare, quoted
+from verl_ext.composing.errors import ConfigError
 
 
 def composed_name(arguments: list[str]) -> str:
-    from verl_ext.train.composing import compose
+    from verl_ext.train import compose
 
     return str(compose(arguments).config.trainer.experiment_name)
 
@@ -121,7 +121,7 @@ def test_the_trainer_joins_a_cluster_that_runs(arguments: list[str]) -> None:
 
 
 def test_loopback_is_for_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    from verl_ext.train.composing import compose
+    from verl_ext.train import compose
 
     one = compose(["algo=grpo", "backend=cpu"])
     assert module._platform(one)["GLOO_SOCKET_IFNAME"] == "lo"

@@ -136,7 +136,7 @@ def test_nodes_gpus_and_the_command(named: Job, request_: Request) -> None:
 def test_the_pods_have_the_cpus_that_preflight_wants(arguments: list[str], request_: Request) -> None:
     """Eight GPUs with three CPUs each, task runner, queue with eight units, one to start an actor: 35, not 32."""
     from verl_ext.cluster.preflight.wanted import wanted
-    from verl_ext.train.composing import compose
+    from verl_ext.train import compose
 
     one = [*arguments, "trainer.nnodes=1"]
     job = prepare(Request(one), {}).job

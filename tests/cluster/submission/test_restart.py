@@ -41,7 +41,7 @@ def test_by_the_way_it_ended(outcome: Outcome, restart: bool) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        "verl_ext.bridge.driver.ConfigError: the configuration cannot run:",
+        "verl_ext.composing.errors.ConfigError: the configuration cannot run:",
         "omegaconf.errors.ConfigAttributeError: Key 'x' is not in struct",
         "ModuleNotFoundError: No module named 'flash_attn'",
         "FileNotFoundError: [Errno 2] No such file or directory: '/data/train.parquet'",

@@ -27,7 +27,7 @@ FOOT = """
 ## Why settings are refused
 
 veRL has one actor configuration for all losses, and a loss reads what it knows. A key that it does not know changes
-nothing, and nothing says so. `verl_ext.bridge.compatibility.faults` finds the keys that a loss or an estimator of ours
+nothing, and nothing says so. `verl_ext.checks.methods.ignored` finds the keys that a loss or an estimator of ours
 would not read and that differ from veRL's defaults. A run that names none of our methods is left alone, but for what
 is silently wrong or inert with any method (`silent.py`).
 """

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from verl_ext.cluster.preflight import probe
+from verl_ext.checks import probe
 from verl_ext.cluster.preflight.asking import publish
 from verl_ext.cluster.preflight.found import LOCAL, Found, Node, Seen
 from verl_ext.cluster.preflight.survey import SILENT, last_line, survey

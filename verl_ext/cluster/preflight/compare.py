@@ -133,7 +133,7 @@ def missing_columns(wanted: Sequence[str], found: Sequence[str]) -> list[str]:
 
 
 def config_findings(faults: Sequence[str], notes: Sequence[str]) -> list[Finding]:
-    """What `verl_ext.train.checks` says, as lines of the same table."""
+    """What `verl_ext.checks.collecting` says, as lines of the same table."""
     if not faults:
         return [
             Finding(OK, "config", CLUSTER, "no faults", "none"),

@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verl_ext.bridge.driver import ConfigError
+from verl_ext.checks.collecting import examine, unset
+from verl_ext.checks.files import absent
 from verl_ext.cluster.preflight.asking import publish
 from verl_ext.cluster.preflight.compare import config_findings
 from verl_ext.cluster.preflight.finding import Finding
 from verl_ext.cluster.preflight.wanted import Wanted, bare, wanted
-from verl_ext.train.checks import examine, unset
-from verl_ext.train.composing import Composed, compose
-from verl_ext.train.files import absent
+from verl_ext.composing.compose import Composed
+from verl_ext.composing.errors import ConfigError
+from verl_ext.train import compose
 
 
 @dataclass(frozen=True)

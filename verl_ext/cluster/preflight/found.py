@@ -13,7 +13,7 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Seen:
-    """What the probe sees on a node; `verl_ext.cluster.preflight.probe.look` makes it.
+    """What the probe sees on a node; `verl_ext.checks.probe.look` makes it.
 
     Attributes:
         host: its name.

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from verl_ext.cluster.preflight import probe
+from verl_ext.checks import probe
 from verl_ext.cluster.preflight.asking import NOT_ANSWERED
 from verl_ext.cluster.preflight.found import Found, Node, Seen
 from verl_ext.cluster.preflight.placement import unplaced

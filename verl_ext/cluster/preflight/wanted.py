@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from verl_ext.checks import files
 from verl_ext.cluster.preflight.versions import versions_for
-from verl_ext.train import files
 
 COLOCATED = 3
 """CPUs that verl asks for with each GPU of the training pool (``ResourcePoolManager.max_colocate_count``)."""

@@ -139,8 +139,8 @@ def _prepared(request: Request, console: Console, faults: list[str], here: bool 
         faults: what is wrong besides.
         here: the variables named with `--env` are read from this shell, and so must be set.
     """
-    from verl_ext.bridge.driver import ConfigError
     from verl_ext.cluster.submission.job import prepare
+    from verl_ext.composing.errors import ConfigError
 
     try:
         prepared = prepare(request)

@@ -15,13 +15,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_ext.checks.collecting import examine
 from verl_ext.cluster.preflight.wanted import wanted
 from verl_ext.cluster.submission.code import Package, measure
 from verl_ext.cluster.submission.environment import Environment, collect
+from verl_ext.composing.compose import Composed
 from verl_ext.run.name import listed
-from verl_ext.train.checks import examine
+from verl_ext.train import compose
 from verl_ext.train.command import platform
-from verl_ext.train.composing import Composed, compose
 
 STARTS_A_CLUSTER = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 """Arguments of ``ray.init`` that Ray refuses where a cluster runs already."""

@@ -202,10 +202,11 @@ def trainer_faults(config: Any) -> list[str]:
 
 def fused_faults(config: Any, methods: Sequence[Any]) -> list[str]:
     """Fused kernels that would hand entropies over in less than float32, with chunking or without."""
-    from verl_ext.train import fitness
+    from verl_ext.checks import fitness
+    from verl_ext.sizing.layout import megatron
 
     model = config.actor_rollout_ref.model
-    if not model.get("use_fused_kernels", False) or fitness.megatron(config):
+    if not model.get("use_fused_kernels", False) or megatron(config):
         return []
     backend = (model.get("fused_kernel_options", None) or {}).get("impl_backend", None)
     engine = config.actor_rollout_ref.actor.fsdp_config
@@ -236,10 +237,10 @@ def entropies_of_the_actor(config: Any) -> set[str]:
 def read_by(config: Any, method: Any) -> tuple[str, ...]:
     """Fields that the method cannot do without."""
     from verl_ext import plugin
-    from verl_ext.bridge.driver import needs
 
     loss = isinstance(method, plugin.PolicyLoss)
-    return needs(method, config.actor_rollout_ref.actor.policy_loss if loss else config.algorithm)
+    node = config.actor_rollout_ref.actor.policy_loss if loss else config.algorithm
+    return tuple(method.needed(node))
 
 
 def actor_default(key: str) -> Any:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-ACTOR = "actor_rollout_ref.actor"
-ROLLOUT = "actor_rollout_ref.rollout"
-MODEL = "actor_rollout_ref.model"
+from verl_ext.sizing.layout import ACTOR, MODEL, ROLLOUT, layout, megatron
 
 TOKEN_CLIPPED = ("vanilla", "clip_cov", "high_entropy", "steer")
 """Losses that clip the ratio of each token by ``clip_ratio_low`` and ``clip_ratio_high``."""
@@ -19,42 +16,6 @@ GREATEST_LORA_RANK = 512
 """Of vLLM 0.24 and 0.28."""
 
 FLOAT32 = ("fp32", "float32", "float")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the actor's processes are laid out.
-
-    Attributes:
-        gpus: all of them.
-        model_parallel: GPUs that share one copy of the data: sequence, tensor, pipeline and context parallel.
-        sequence_parallel: GPUs that share one sequence, each with a part of its tokens.
-    """
-
-    gpus: int
-    model_parallel: int
-    sequence_parallel: int
-
-    @property
-    def data_parallel(self) -> int:
-        return self.gpus // self.model_parallel
-
-
-def megatron(config: Any) -> bool:
-    return config.actor_rollout_ref.actor.strategy == "megatron"
-
-
-def layout(config: Any) -> Layout:
-    """The actor's layout; one process a GPU."""
-    actor = config.actor_rollout_ref.actor
-    gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    if megatron(config) and "megatron" in actor:
-        engine = actor.megatron
-        context = engine.context_parallel_size
-        return Layout(gpus, engine.tensor_model_parallel_size * engine.pipeline_model_parallel_size * context, context)
-    engine = actor.get("fsdp_config", None) or {}
-    ulysses = max(actor.get("ulysses_sequence_parallel_size", 1), engine.get("ulysses_sequence_parallel_size", 1))
-    return Layout(gpus, ulysses, ulysses)
 
 
 def faults(config: Any) -> list[str]:
@@ -226,14 +187,13 @@ def precision_faults(config: Any) -> list[str]:
 def entropy_readers(config: Any) -> list[str]:
     """What reads entropies of the actor's forward passes."""
     from verl_ext import plugin
-    from verl_ext.bridge.driver import needs
     from verl_ext.rollout import source
 
     actor = config.actor_rollout_ref.actor
     fields = {"entropy"} if source.bypassed(config) else {"entropy", "old_entropy"}
     loss, estimator = actor.policy_loss.get("loss_mode", "vanilla"), str(config.algorithm.adv_estimator)
     named = ((loss, plugin.POLICY_LOSSES, actor.policy_loss), (estimator, plugin.ESTIMATORS, config.algorithm))
-    found = [name for name, table, node in named if name in table and fields & set(needs(table[name], node))]
+    found = [name for name, table, node in named if name in table and fields & set(table[name].needed(node))]
     return [*found, f"{ACTOR}.entropy_coeff"] if actor.get("entropy_coeff", 0) else found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from verl_ext.train.fitness import ACTOR
+from verl_ext.sizing.layout import ACTOR
 
 WIDE_FOR_SEQUENCES = 0.05
 """Ratios of whole sequences stay within about 1e-3 of 1; GSPO's paper clips at 3e-4."""

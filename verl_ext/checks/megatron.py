@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from verl_ext.train.fitness import ACTOR, MODEL, megatron
+from verl_ext.sizing.layout import ACTOR, MODEL, megatron
 
 if TYPE_CHECKING:
     from verl_ext.sizing.model import Model
@@ -16,7 +16,7 @@ ENGINE = f"{ACTOR}.megatron"
 def faults(config: Any) -> list[str]:
     """What Megatron or verl's engine for it would refuse, or worse, only after the weights are loaded.
 
-    Which GPUs there are is `verl_ext.train.fitness`'s business. A model whose sizes are not known here is not judged.
+    Which GPUs there are is `verl_ext.checks.fitness`'s business. A model whose sizes are not known here is not judged.
 
     Example:
         >>> from verl_ext.train import compose
@@ -35,7 +35,7 @@ def faults(config: Any) -> list[str]:
 @cache
 def sizes(name: str) -> Model | None:
     """The model's sizes, None where they are not known on this machine."""
-    from verl_ext.sizing.model import measure
+    from verl_ext.sizing.measuring import measure
 
     try:
         return measure(name)

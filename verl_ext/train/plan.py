@@ -9,16 +9,18 @@ from typing import Any
 
 from rich.console import Console
 
-from verl_ext.bridge.driver import ConfigError
-from verl_ext.presets import Preset, choice
+from verl_ext.checks import fitness
+from verl_ext.checks.collecting import unset
+from verl_ext.composing import preset as choice
+from verl_ext.composing.errors import ConfigError
+from verl_ext.composing.preset import Preset
 from verl_ext.sizing import gpus, report
 from verl_ext.sizing.knobs import helpful
-from verl_ext.sizing.model import measure
+from verl_ext.sizing.measuring import measure
 from verl_ext.sizing.planning import Plan
 from verl_ext.sizing.planning import plan as planned
 from verl_ext.sizing.reading import read
-from verl_ext.train import compose, fitness
-from verl_ext.train.checks import unset
+from verl_ext.train import compose
 
 GPU = "h100-80gb"
 """The default."""

@@ -15,8 +15,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_ext.presets import Preset
-from verl_ext.train import files, fitness, megatron, notes
+from verl_ext.checks import files, fitness, megatron, methods, notes
+from verl_ext.composing.preset import Preset
+from verl_ext.run import keys
 
 # A value that lets the other checks go on where a key must still be set.
 _STAND_INS = {"actor_rollout_ref.rollout.name": "vllm"}
@@ -72,8 +73,6 @@ def examine(config: DictConfig, preset: Preset | None = None, start: bool = Fals
     # verl's plugin mechanism registers our methods in verl.
     import verl  # noqa: F401
 
-    from verl_ext.bridge import driver
-
     config = copy.deepcopy(config)
     own = own_findings(config, start, preset=preset)
     if not own.complete:
@@ -82,7 +81,7 @@ def examine(config: DictConfig, preset: Preset | None = None, start: bool = Fals
     # Where verl stumbles over a fault that is told already, its words add nothing.
     told = "\n".join(own.faults)
     further = [fault for fault in raised if fault not in told and not _told_by_us(fault, told)]
-    further = [fault for fault in further if not driver.same_class(fault, own.faults)]
+    further = [fault for fault in further if not methods.same_class(fault, own.faults)]
     return Findings([*own.faults, *further], [*printed, *own.notes])
 
 
@@ -96,13 +95,11 @@ def own_findings(config: DictConfig, start: bool, ours: bool = True, preset: Pre
             advise against is a note.
         preset: as of `check`.
     """
-    from verl_ext.bridge import driver
-
     found, complete = unset(config)
     if not complete:
         others = _as_far_as_can_be_seen(config, preset)
         return Findings([*found, *others], [], complete=False) if ours else Findings(others, found, complete=False)
-    found += [*driver.faults(config, preset), *fitness.stopping(config), *megatron.faults(config)]
+    found += [*methods.faults(config, preset), *fitness.stopping(config), *megatron.faults(config)]
     absent = list(files.absent(config).values())
     advice = fitness.advice(config)
     found += [*(advice if ours else []), *(absent if start and runs_here(config) else [])]
@@ -112,11 +109,8 @@ def own_findings(config: DictConfig, start: bool, ours: bool = True, preset: Pre
 
 def _as_far_as_can_be_seen(config: DictConfig, preset: Preset | None) -> list[str]:
     """The methods' faults where some value is missing; at least that there are keys in it."""
-    from verl_ext.bridge import driver
-    from verl_ext.run_report import keys
-
     try:
-        return driver.faults(config, preset)
+        return methods.faults(config, preset)
     except OmegaConfBaseException:
         return keys.faults(config)
 

@@ -61,7 +61,7 @@ def absent(config: Any) -> dict[str, str]:
 
 def model_here(path: str) -> bool:
     """Whether a model's folder is here, or the path may be a name on a hub."""
-    from verl_ext.cluster.preflight.probe import is_hub_name
+    from verl_ext.checks.probe import is_hub_name
 
     return is_hub_name(path) or Path(path).is_dir()
 
@@ -84,7 +84,7 @@ def source(path: str) -> str | None:
 
 def absent_function(config: Any) -> dict[str, str]:
     """A reward function that its file does not define."""
-    from verl_ext.bridge.driver import nearest
+    from verl_ext.hyper import nearest
 
     path, name = (OmegaConf.select(config, f"{REWARD}.{key}") for key in ("path", "name"))
     file = source(str(path)) if path else None

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from verl_ext.sizing.layout import flash_attention
+
 ACTOR = "actor_rollout_ref.actor"
 REF = "actor_rollout_ref.ref"
 MODEL = "actor_rollout_ref.model"
@@ -27,11 +29,6 @@ def faults(config: Any) -> list[str]:
     """Every such setting of a composed trainer configuration, as sentences; empty when there is none."""
     checks = (ulysses_faults, chunking_faults, multi_turn_faults, legacy_faults)
     return [fault for found in checks for fault in found(config)]
-
-
-def flash_attention(model: Any) -> bool:
-    """Whether a model of an FSDP engine attends by flash attention; verl's own choice is ``flash_attention_2``."""
-    return "flash" in str((model.get("override_config", None) or {}).get("attn_implementation", None) or "flash")
 
 
 def ulysses_faults(config: Any) -> list[str]:
@@ -96,8 +93,7 @@ def multi_turn_faults(config: Any) -> list[str]:
 
 def _names_agents(config: Any) -> bool:
     """Whether the training data name an agent loop for each row, or may do so: they are not here."""
-    from verl_ext.cluster.preflight import probe
-    from verl_ext.train import files
+    from verl_ext.checks import files, probe
 
     named = [path for key, path in files.data(config).items() if key.startswith("data.train_files")]
     return any(not Path(path).is_file() or "agent_name" in probe.data(path)["columns"] for path in named)

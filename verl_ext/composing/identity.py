@@ -81,12 +81,12 @@ def lacking(config: DictConfig, reference: DictConfig) -> list[str]:
 
     The method's hyper-parameters, which decide on it, are those of `config` where it is chosen there as well.
     """
-    from verl_ext.bridge import driver
+    from verl_ext.rollout import source
 
     chosen, wanted = methods(config), methods(reference)
     wanted |= {name: chosen[name] for name in wanted if name in chosen}
-    needed = {field for method, node in wanted.values() for field in driver.needs(method, node)}
-    absent = {field for field, _ in driver.absent(config)}
+    needed = {field for method, node in wanted.values() for field in method.needed(node)}
+    absent = {field for field, _ in source.absent(config)}
     return [field for field in PROVIDERS if field in needed & absent]
 
 
@@ -143,3 +143,13 @@ def raw(config: DictConfig, key: str) -> Any:
         held = isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
         node = node._get_node(name, validate_access=False) if held else None
     return node
+
+
+def keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
+    """Every dotted key."""
+    for name in config:
+        path = prefix + str(name)
+        yield path
+        node = config._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            yield from keys(node, f"{path}.")

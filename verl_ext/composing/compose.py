@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -13,18 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.bridge.driver import ConfigError, nearest
-from verl_ext.bridge.search_path import GROUPS, config_dir, hydra_name, register
-from verl_ext.presets import Preset, find
+from verl_ext.composing.errors import ConfigError
+from verl_ext.composing.groups import GROUPS, config_dir, hydra_name
+from verl_ext.composing.identity import keys
+from verl_ext.composing.preset import Preset, find
+from verl_ext.composing.search_path import register
+from verl_ext.hyper import nearest
 from verl_ext.run import name as run_name
 from verl_ext.run.settings import NODE
 
 if TYPE_CHECKING:
-    from verl_ext.bridge.row_source import RowSource
+    from verl_ext.composing.row_source import RowSource
 
 PRIMARY = "ppo_trainer"
 MEGATRON_PRIMARY = "ppo_megatron_trainer"
 VERL_GROUPS = ("model_engine",)
+
+Judge = Callable[[DictConfig], list[str]]
+"""A configuration -> its faults."""
 
 _ASSIGNMENT = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+?)(?:=(?P<value>.*))?", re.DOTALL)
 
@@ -81,11 +87,13 @@ class Assignment:
         return self.key in GROUPS and self.sign in ("", "+") and self.value is not None
 
 
-def compose(arguments: Sequence[str]) -> Composed:
+def compose(arguments: Sequence[str], judge: Judge = lambda _: []) -> Composed:
     """Compose verl's configuration; group choices may be given with or without ``+``, in any order.
 
     Args:
         arguments: Hydra overrides. Of our groups the last choice counts; an experiment's own choices are overridden.
+        judge: what else to tell of a configuration, where a choice that does not exist hides it: its faults with the
+            choice that was probably meant.
 
     Raises:
         ConfigError: listing every fault of the arguments.
@@ -99,7 +107,7 @@ def compose(arguments: Sequence[str]) -> Composed:
     values = [one for one in assignments if not one.group]
     found = group_faults(given) + [fault for one in values for fault in stray_group_faults(one)]
     if found:
-        raise _error([*found, *_others(given, values)])
+        raise _error([*found, *_others(given, values, judge)])
     primary, groups, choices = plan(given)
     final = [*groups, *(one.text for one in values)]
     try:
@@ -125,7 +133,7 @@ def _named(config: DictConfig, choices: Mapping[str, str], arguments: Sequence[s
         return {}  # a value that cannot be resolved, which is a fault of the configuration: no run comes of it
 
 
-def _others(given: Mapping[str, str], values: Sequence[Assignment]) -> list[str]:
+def _others(given: Mapping[str, str], values: Sequence[Assignment], judge: Judge) -> list[str]:
     """Faults beside a choice that does not exist, found with the choice that was probably meant.
 
     Without one, only the keys are looked up; and the values are looked at where there are any, as that takes seconds.
@@ -136,10 +144,8 @@ def _others(given: Mapping[str, str], values: Sequence[Assignment]) -> list[str]
     found = diagnose(known, values)
     if found or not values or known != rest:
         return found
-    from verl_ext.train.checks import check
-
     primary, groups, _ = plan(known)
-    return check(_hydra(primary, [*groups, *(one.text for one in values)]))
+    return judge(_hydra(primary, [*groups, *(one.text for one in values)]))
 
 
 def _meant(group: str, option: str) -> str | None:
@@ -243,7 +249,7 @@ def rows() -> list[str]:
 
 
 def _rows() -> RowSource:
-    from verl_ext.bridge.row_source import RowSource
+    from verl_ext.composing.row_source import RowSource
 
     return RowSource("verl_ext", f"{RowSource.scheme()}://rows")
 
@@ -323,16 +329,6 @@ def _raw(config: DictConfig, key: str) -> Any:
     for step in key.split("."):
         node = node._get_node(step)
     return None if isinstance(node, DictConfig) and node._is_interpolation() else node
-
-
-def keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
-    """Every dotted key."""
-    for name in config:
-        path = prefix + str(name)
-        yield path
-        node = config._get_node(name)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            yield from keys(node, f"{path}.")
 
 
 @cache

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.bridge.search_path import config_dir
-from verl_ext.presets import identity
-from verl_ext.presets.identity import Values
+from verl_ext.composing import identity
+from verl_ext.composing.groups import config_dir
+from verl_ext.composing.identity import Values
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -40,10 +40,8 @@ class Preset:
     @property
     def keys(self) -> list[str]:
         """The keys that the preset's file sets, and the hyper-parameters of its method."""
-        from verl_ext.train.composing import keys
-
         own = alone(self.name)
-        leaves = [key for key in keys(own) if not isinstance(identity.raw(own, key), DictConfig)]
+        leaves = [key for key in identity.keys(own) if not isinstance(identity.raw(own, key), DictConfig)]
         return list(dict.fromkeys([*leaves, *identity.hyper_parameters(self.reference)]))
 
     def broken(self, config: DictConfig) -> Values:
