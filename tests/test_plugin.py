@@ -223,7 +223,7 @@ def test_every_entry_is_complete(method: Any) -> None:
     assert method.title
     assert set(method.reads) <= {field.name for field in fields(TokenContext)}
     defaults = method.config_type().defaults()
-    assert set(method.needs(**defaults)) <= set(method.reads)
+    assert set(method.needs_with(defaults)) <= set(method.reads)
     read = set(defaults) - set(getattr(method, "controller_keys", ()))
     assert set(method.reads) | read <= set(inspect.signature(method.implementation).parameters)
     assert "Example:" in (inspect.getdoc(method.implementation) or "")

@@ -68,7 +68,7 @@ def test_what_is_no_mapping_is_refused(given, says) -> None:
 
 
 def test_an_unknown_section_far_from_any_name_lists_what_there_is() -> None:
-    assert run_settings.faults(config(zzz={})) == ["verl_ext.zzz: no such section; there is: kettle, lamp"]
+    assert run_settings.faults(config(zzz={})) == ["verl_ext.zzz: no such section; there is: kettle, lamp, modules"]
 
 
 @pytest.mark.parametrize(("given", "on"), [("on", True), ("off", False), (False, False), (True, True), (None, True)])

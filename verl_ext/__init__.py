@@ -11,18 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verl_ext.context import MissingTokenData, TokenContext, current_context, token_context
-    from verl_ext.plugin import register
+    from verl_ext.plugin import Estimator, PolicyLoss, add, register
 
 __all__ = [
+    "Estimator",
     "MissingTokenData",
+    "PolicyLoss",
     "TokenContext",
     "__version__",
+    "add",
     "current_context",
     "register",
     "token_context",
 ]
 
 _HOME = {
+    "Estimator": "verl_ext.plugin",
+    "PolicyLoss": "verl_ext.plugin",
+    "add": "verl_ext.plugin",
     "MissingTokenData": "verl_ext.context",
     "TokenContext": "verl_ext.context",
     "current_context": "verl_ext.context",

@@ -79,8 +79,8 @@ def _entry(method: plugin.Method) -> dict[str, Any]:
         "title": method.title,
         "arxiv": method.arxiv,
         "reads": list(method.reads),
-        "needs": list(method.needs(**defaults)),
-        "config": f"verl_ext.config.{method.config_class}",
+        "needs": list(method.needs_with(defaults)),
+        "config": method.config_path,
         "where": config.where,
         "hyper_parameters": {name: {"default": defaults[name], "range": ranges[name]} for name in defaults},
     }

@@ -1,13 +1,14 @@
 """The table of everything verl_ext adds to verl, and the adapters from verl's signatures.
 
-`register()` copies the two tables below into verl's registries. A new method is one file in losses/ or
-advantages/, one configuration class in config.py, and one entry here.
+`register()` copies the two tables below into verl's registries, `add()` puts a method of another package into them.
+An entry holds all that is known of a method beside its function.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any
 
@@ -18,8 +19,8 @@ from verl_ext.advantages.entropy_bonus import entropy_bonus_advantage
 from verl_ext.advantages.erpo import erpo_advantage
 from verl_ext.advantages.espo import espo_advantage
 from verl_ext.advantages.gtpo import grpo_s_advantage, gtpo_advantage
-from verl_ext.context import current_context, require
-from verl_ext.hyper import checks_of, out_of_range
+from verl_ext.context import TokenContext, current_context, require
+from verl_ext.hyper import checks_of, nearest, out_of_range
 from verl_ext.losses import dcpo, espo, grpo_s, high_entropy, sspo, steer, tepo
 from verl_ext.losses.common import GlobalBatch
 
@@ -48,29 +49,46 @@ class Method:
     Attributes:
         name: key in verl's registry.
         implementation: pure function of tensors and floats.
-        config_class: name of the hyper-parameter class in verl_ext.config. A name, because that module
-            imports verl, which must not happen where this table is only looked at.
+        config: the hyper-parameter class, `verl_ext.hyper.Checked`, or "module:Class". Ours are named, because
+            verl_ext.config imports verl, which must not happen where this table is only looked at.
         title, arxiv: the paper.
         reads: fields of `TokenContext` handed to the implementation when present.
-        needs: hyper-parameters -> those of `reads` that must be present.
+        needs: hyper-parameters -> those of `reads` that must be present; all of them where it is None.
+        tried: hyper-parameter -> further values that the conformance battery tries; those of a closed list of names
+            are tried without.
     """
 
     name: str
     implementation: Callable[..., Any] = field(repr=False)
-    config_class: str
-    title: str
-    arxiv: str
-    reads: tuple[str, ...]
-    needs: Callable[..., tuple[str, ...]] = field(repr=False)
+    config: type[Any] | str
+    title: str = ""
+    arxiv: str = ""
+    reads: tuple[str, ...] = ()
+    needs: Callable[..., tuple[str, ...]] | None = field(default=None, repr=False)
+    tried: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
     def config_type(self) -> Any:
         """The hyper-parameter class; imports verl."""
-        return getattr(import_module("verl_ext.config"), self.config_class)
+        if not isinstance(self.config, str):
+            return self.config
+        module, name = self.config.split(":")
+        return getattr(import_module(module), name)
+
+    @property
+    def config_path(self) -> str:
+        """What `_target_` names."""
+        if isinstance(self.config, str):
+            return self.config.replace(":", ".")
+        return f"{self.config.__module__}.{self.config.__qualname__}"
+
+    def needs_with(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those of `reads` that must be present with these hyper-parameters."""
+        return self.reads if self.needs is None else self.needs(**hyper)
 
     def needed(self, node: Any) -> tuple[str, ...]:
         """Token data that the method needs with the hyper-parameters of a node; none where they are at fault."""
         try:
-            return self.needs(**self.resolve(node))
+            return self.needs_with(self.resolve(node))
         except ValueError:
             return ()
 
@@ -81,7 +99,7 @@ class Method:
     def token_data(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """What `reads` names, from the current context; MissingTokenData where `needs` is not met."""
         context = current_context()
-        require(context, self.name, *self.needs(**hyper))
+        require(context, self.name, *self.needs_with(hyper))
         return {name: getattr(context, name) for name in self.reads}
 
 
@@ -97,6 +115,10 @@ class PolicyLoss(Method):
         controller_keys: hyper-parameters that only `prepare` takes.
         exempt: property of the conformance battery, with or without the options concerned -> why the method's own
             equation excludes it; see verl_ext.conformance.exemptions. At most three properties.
+        clip_form: what the loss does off-policy, for the battery: a name of `verl_ext.conformance.clip_forms.FORMS`, or
+            "module:function"; without one, two of its columns do not apply.
+        own_bounds: hyper-parameters -> the option by which the loss does not clip by verl's clip range, if any.
+        token_clipped: whether it clips each token's ratio by `clip_ratio_low` and `clip_ratio_high`.
     """
 
     aggregations: tuple[str, ...] = ()
@@ -105,6 +127,9 @@ class PolicyLoss(Method):
     prepare: Callable[..., Tensor | None] | None = field(default=None, repr=False)
     controller_keys: tuple[str, ...] = ()
     exempt: Mapping[str, str] = field(default_factory=dict, repr=False)
+    clip_form: str | None = field(default=None, repr=False)
+    own_bounds: Callable[..., str] = field(default=lambda **_: "", repr=False)
+    token_clipped: bool = False
 
     def __call__(
         self,
@@ -164,7 +189,13 @@ class PolicyLoss(Method):
 
 @dataclass(frozen=True)
 class Estimator(Method):
-    """A registered advantage estimator; calling it is calling verl's estimator signature."""
+    """A registered advantage estimator; calling it is calling verl's estimator signature.
+
+    Attributes:
+        reads_sign: hyper-parameters -> whether it tells right from wrong by the sign of the reward.
+    """
+
+    reads_sign: Callable[..., bool] = field(default=lambda **_: False, repr=False)
 
     def __call__(
         self,
@@ -216,7 +247,7 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
         PolicyLoss(
             name="espo",
             implementation=espo.espo_loss,
-            config_class="ESPOLossConfig",
+            config="verl_ext.config:ESPOLossConfig",
             title="Entropy Importance Sampling Policy Optimization",
             arxiv="2512.00499",
             reads=("old_entropy", "vocab_size", "group_ids"),
@@ -227,11 +258,14 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
             exempt={
                 "on_policy[grouping=quantile|threshold]": "section 3.2 weighs groups equally, whatever their size",
             },
+            clip_form="verl_ext.conformance.clip_forms:espo",
+            own_bounds=espo.own_bounds,
+            tried={"entropy_thresholds": ([1.0],), "entropy_quantiles": ([0.3, 0.6],)},
         ),
         PolicyLoss(
             name="sspo",
             implementation=sspo.sspo_loss,
-            config_class="SSPOLossConfig",
+            config="verl_ext.config:SSPOLossConfig",
             title="Subsentence-level Policy Optimization",
             arxiv="2511.04256",
             reads=("segment_ids", "old_entropy"),
@@ -244,11 +278,14 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
                 "on_policy[advantages=token]": "equation 16 has one advantage a segment",
                 "sign[advantages=token]": "equation 16 has one advantage a segment",
             },
+            clip_form="verl_ext.conformance.clip_forms:sspo",
+            own_bounds=sspo.own_bounds,
+            tried={"alpha": (0.15,)},
         ),
         PolicyLoss(
             name="tepo",
             implementation=tepo.tepo_loss,
-            config_class="TEPOLossConfig",
+            config="verl_ext.config:TEPOLossConfig",
             title="Token-Level Policy Optimization",
             arxiv="2604.12736",
             reads=("entropy", "old_entropy"),
@@ -261,36 +298,39 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
                 "sign[ratio=sequence|prefix,advantages=token]": "equation 4 spreads each advantage over the row",
                 "sign[kl_type=kl|k1]": "this estimate of the KL has a gradient where the policies are equal",
             },
+            clip_form="verl_ext.conformance.clip_forms:tepo",
+            own_bounds=tepo.own_bounds,
+            tried={"kl_coef": (1.0,)},
         ),
         PolicyLoss(
             name="steer",
             implementation=steer.steer_loss,
-            config_class="STEERLossConfig",
+            config="verl_ext.config:STEERLossConfig",
             title="Rethinking Entropy Interventions in RLVR (STEER)",
             arxiv="2510.10150",
             reads=("entropy",),
-            needs=lambda **_: ("entropy",),
             aggregations=steer.AGGREGATIONS,
             settings=("clip_ratio_low", "clip_ratio_high", "clip_ratio_c"),
             exempt={
                 "micro_batches[scope=micro_batch]": "its authors scale by the greatest |Omega| of the micro-batch",
                 "on_policy": "its weights are not 1 on-policy",
             },
+            clip_form="verl_ext.conformance.clip_forms:steer",
+            token_clipped=True,
         ),
         PolicyLoss(
             name="dcpo",
             implementation=dcpo.dcpo_loss,
-            config_class="DCPOLossConfig",
+            config="verl_ext.config:DCPOLossConfig",
             title="Dynamic Clipping Policy Optimization",
             arxiv="2509.02333",
-            reads=(),
-            needs=lambda **_: (),
             aggregations=dcpo.AGGREGATIONS,
+            clip_form="verl_ext.conformance.clip_forms:dcpo",
         ),
         PolicyLoss(
             name="high_entropy",
             implementation=high_entropy.high_entropy_loss,
-            config_class="HighEntropyLossConfig",
+            config="verl_ext.config:HighEntropyLossConfig",
             title="Beyond the 80/20 Rule",
             arxiv="2506.01939",
             reads=("entropy", "group_ids"),
@@ -303,20 +343,21 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
                 "on_policy": "equation 6 drops the tokens of lower entropy and weights the others up",
                 "sign[scope=batch]": "equation 6 may drop every token of a row: its threshold is the batch's",
             },
+            clip_form="verl_ext.conformance.clip_forms:high_entropy",
+            token_clipped=True,
         ),
         PolicyLoss(
             name="grpo_s",
             implementation=grpo_s.grpo_s_loss,
-            config_class="GRPOSLossConfig",
+            config="verl_ext.config:GRPOSLossConfig",
             title="GTPO and GRPO-S",
             arxiv="2508.04349",
-            reads=(),
-            needs=lambda **_: (),
             aggregations=grpo_s.AGGREGATIONS,
             exempt={
                 "on_policy[advantages=token]": "equation 10 has one advantage a sequence",
                 "sign[advantages=token]": "equation 10 has one advantage a sequence",
             },
+            clip_form="ppo",
         ),
     )
 }
@@ -327,50 +368,85 @@ ESTIMATORS: dict[str, Estimator] = {
         Estimator(
             name="espo",
             implementation=espo_advantage,
-            config_class="ESPOAdvantageConfig",
+            config="verl_ext.config:ESPOAdvantageConfig",
             title="Entropy Importance Sampling Policy Optimization",
             arxiv="2512.00499",
             reads=("verified",),
-            needs=lambda **_: ("verified",),
+            reads_sign=lambda *, failed, **_: failed == "incorrect",
         ),
         Estimator(
             name="erpo",
             implementation=erpo_advantage,
-            config_class="ERPOAdvantageConfig",
+            config="verl_ext.config:ERPOAdvantageConfig",
             title="Token-Level Entropy-Regulated Policy Optimization",
             arxiv="2603.28204",
             reads=("old_entropy", "old_log_prob", "ref_log_prob"),
-            needs=lambda **_: ("old_entropy", "old_log_prob", "ref_log_prob"),
+            tried={"num_buckets": (2,)},
         ),
         Estimator(
             name="entropy_bonus",
             implementation=entropy_bonus_advantage,
-            config_class="EntropyBonusAdvantageConfig",
+            config="verl_ext.config:EntropyBonusAdvantageConfig",
             title="Reasoning with Exploration: An Entropy Perspective",
             arxiv="2506.14758",
             reads=("old_entropy",),
-            needs=lambda **_: ("old_entropy",),
         ),
         Estimator(
             name="gtpo",
             implementation=gtpo_advantage,
-            config_class="GTPOAdvantageConfig",
+            config="verl_ext.config:GTPOAdvantageConfig",
             title="GTPO and GRPO-S",
             arxiv="2508.04349",
             reads=("old_entropy",),
-            needs=lambda **_: ("old_entropy",),
+            reads_sign=lambda **_: True,
         ),
         Estimator(
             name="grpo_s",
             implementation=grpo_s_advantage,
-            config_class="GRPOSAdvantageConfig",
+            config="verl_ext.config:GRPOSAdvantageConfig",
             title="GTPO and GRPO-S",
             arxiv="2508.04349",
             reads=("old_entropy",),
-            needs=lambda **_: ("old_entropy",),
+            reads_sign=lambda **_: True,
         ),
     )
 }
+
+
+def add(method: PolicyLoss | Estimator) -> None:
+    """Add a method of another package: it is checked, provided with token data and reported like ours from then on.
+
+    Called when that package's module is imported; `verl_ext.modules` has it imported in every process of a run.
+
+    Args:
+        method: its table entry.
+
+    Raises:
+        ValueError: its name is taken by something else, or it reads what no `TokenContext` has.
+    """
+    fault = unknown_token_data(method)
+    table: MutableMapping[str, Any] = POLICY_LOSSES if isinstance(method, PolicyLoss) else ESTIMATORS
+    if table.get(method.name, method) != method:
+        fault = f"it is already {table[method.name]!r}; choose another name"
+    if fault:
+        raise ValueError(f"verl_ext.add of `{method.name}`: {fault}")
+    before = dict(table)
+    table[method.name] = method
+    if "verl.trainer.ppo.core_algos" not in sys.modules:
+        return
+    try:
+        register()
+    except ValueError:
+        table.clear()
+        table.update(before)
+        raise
+
+
+def unknown_token_data(method: Method) -> str:
+    """A field of `reads` or `needs` that `TokenContext` does not have, as a sentence; empty where there is none."""
+    known = [field.name for field in fields(TokenContext)]
+    unknown = [name for name in method.reads if name not in known]
+    return "; ".join(f"TokenContext has no field {name!r}{nearest(name, known)}" for name in unknown)
 
 
 def register() -> None:

@@ -8,6 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from verl_ext import modules
 from verl_ext.composing import preset as choice
 from verl_ext.composing.errors import ConfigError
 from verl_ext.run import settings as run_settings
@@ -26,6 +27,7 @@ def bind(config_module: ModuleType) -> None:
         preset, strays = choice.of_this_process(), named(config)
         found = checks.own_findings(copy.deepcopy(config), True, run_settings.ours(config), preset)
         tell(checks.Findings([*strays, *found.faults], found.notes))
+        modules.hand_on(config)
         result = original(config, *args, **kwargs)
         if preset is not None:
             sys.stdout.write(f"verl_ext.preset {preset.name}; changed: {preset.summary(config) or 'nothing'}\n")

@@ -32,7 +32,7 @@ def identity(actor_config: Any) -> dict[str, Any]:
     """Loss, resolved hyper-parameters and plugin version of an instantiated actor configuration."""
     from verl.trainer.ppo.core_algos import get_policy_loss_fn
 
-    from verl_ext import plugin
+    from verl_ext import modules, plugin
 
     loss = actor_config.policy_loss.get("loss_mode", "vanilla")
     function = get_policy_loss_fn(loss)
@@ -42,6 +42,7 @@ def identity(actor_config: Any) -> dict[str, Any]:
         "function": f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}",
         "hyper_parameters": plugin.resolved_hyper_parameters(loss, actor_config),
         "verl_ext": version("verl-ext"),
+        "modules": modules.digests(modules.handed_on(os.environ)),
     }
 
 

@@ -7,6 +7,7 @@ from types import ModuleType
 
 def bind(core_algos: ModuleType) -> None:
     """Called when ``verl.trainer.ppo.core_algos`` has been imported."""
-    from verl_ext import plugin
+    from verl_ext import modules, plugin
 
     plugin.register()
+    modules.load_named()

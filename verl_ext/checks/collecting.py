@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from verl_ext import modules
 from verl_ext.checks import files, fitness, megatron, methods, notes
 from verl_ext.composing.preset import Preset
 from verl_ext.run import keys
@@ -95,7 +96,10 @@ def own_findings(config: DictConfig, start: bool, ours: bool = True, preset: Pre
             advise against is a note.
         preset: as of `check`.
     """
+    # Before all others: the methods of other packages are in the tables then.
+    outside = modules.faults(config)
     found, complete = unset(config)
+    found += outside
     if not complete:
         others = _as_far_as_can_be_seen(config, preset)
         return Findings([*found, *others], [], complete=False) if ours else Findings(others, found, complete=False)

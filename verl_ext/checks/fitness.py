@@ -6,8 +6,8 @@ from typing import Any
 
 from verl_ext.sizing.layout import ACTOR, MODEL, ROLLOUT, layout, megatron
 
-TOKEN_CLIPPED = ("vanilla", "clip_cov", "high_entropy", "steer")
-"""Losses that clip the ratio of each token by ``clip_ratio_low`` and ``clip_ratio_high``."""
+TOKEN_CLIPPED = ("vanilla", "clip_cov")
+"""Losses of verl's that clip the ratio of each token by ``clip_ratio_low`` and ``clip_ratio_high``."""
 
 LEAST_TOKEN_CLIP = 0.01
 """A log-prob in bfloat16 near 1 moves in steps of 2^-7 = 0.008: within a narrower range rounding alone clips."""
@@ -148,12 +148,13 @@ def replay_faults(config: Any) -> list[str]:
 
 def clip_faults(config: Any) -> list[str]:
     """A clip range made for ratios of sequences on a loss that clips ratios of tokens."""
-    from verl_ext.plugin import clip_range
+    from verl_ext.plugin import POLICY_LOSSES, clip_range
 
     actor = config.actor_rollout_ref.actor
     loss = actor.policy_loss.get("loss_mode", "vanilla")
     low, high = clip_range(actor)
-    if loss not in TOKEN_CLIPPED or max(low, high) >= LEAST_TOKEN_CLIP:
+    by_token = POLICY_LOSSES[loss].token_clipped if loss in POLICY_LOSSES else loss in TOKEN_CLIPPED
+    if not by_token or max(low, high) >= LEAST_TOKEN_CLIP:
         return []
     return [
         f"{ACTOR}.clip_ratio_low={low:g}, clip_ratio_high={high:g}: {loss} clips the ratio of each token, which leaves "

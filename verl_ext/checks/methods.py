@@ -97,7 +97,7 @@ def policy_loss_faults(policy_loss: Any, loss: str) -> list[str]:
     known = [field.name for field in dataclasses.fields(PolicyLossConfig)]
     extra = [str(key) for key in policy_loss if key not in known and key != "_target_"]
     if method is not None and extra and str(policy_loss.get("_target_", "")).endswith(".PolicyLossConfig"):
-        return [f"{where}: {', '.join(extra)} need {where}._target_=verl_ext.config.{method.config_class}"]
+        return [f"{where}: {', '.join(extra)} need {where}._target_={method.config_path}"]
     try:
         omega_conf_to_dataclass(policy_loss)
     except InstantiationException as error:

@@ -70,13 +70,7 @@ def own_bounds(loss: Any, policy_loss: Any) -> str:
         hyper = loss.resolve(policy_loss)
     except ValueError:
         return ""  # a fault of its own
-    if loss.name == "espo" and hyper["clip"] == "adaptive":
-        return "clip=adaptive"
-    if loss.name == "sspo" and hyper["entropy_clip"]:
-        return "entropy_clip=true"
-    if loss.name == "tepo" and "none" in (hyper["clip"], hyper["ratio"]):
-        return "clip=none" if hyper["clip"] == "none" else "ratio=none"
-    return ""
+    return str(loss.own_bounds(**hyper))
 
 
 def scale_faults(config: Any, loss: Any) -> list[str]:
@@ -171,10 +165,13 @@ def outcome_faults(config: Any, estimator: Any) -> list[str]:
     algorithm = config.algorithm
     if not algorithm.get("use_kl_in_reward", False):
         return []
-    failed = (algorithm.get(estimator.name, None) or {}).get("failed", None)
-    if estimator.name not in ("gtpo", "grpo_s") and failed != "incorrect":
+    try:
+        hyper = estimator.resolve(algorithm)
+    except ValueError:
+        return []  # a fault of its own
+    if not estimator.reads_sign(**hyper):
         return []
-    which = f"{estimator.name} with failed=incorrect" if failed == "incorrect" else estimator.name
+    which = f"{estimator.name} with failed=incorrect" if "failed" in hyper else estimator.name
     return [
         f"algorithm.use_kl_in_reward=true: {which} takes a reward above 0 for a right answer, and the KL moves rewards "
         f"across 0; set it to false and use {ACTOR}.use_kl_loss=true"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -98,13 +99,17 @@ FORMS: dict[str, Form] = {
 
 
 def form_of(clip: str | Form | None) -> Form | None:
-    """A form, by its name or as it is.
+    """A form, by its name, by "module:function" or as it is.
 
     Raises:
         ValueError: there is no form of that name.
     """
     if not isinstance(clip, str):
         return clip
+    if ":" in clip:
+        module, _, name = clip.partition(":")
+        form: Form = getattr(import_module(module), name)
+        return form
     if clip not in FORMS:
         raise ValueError(f"no clip form {clip!r}; there are {', '.join(FORMS)}, or a function of your own in `declare`")
     return FORMS[clip]

@@ -122,22 +122,3 @@ _ESTIMATORS = {
 }
 
 TABLES: dict[str, dict[str, Declaration]] = {"loss": _LOSSES, "estimator": _ESTIMATORS}
-
-# The clip forms of our losses.
-CLIP_FORMS: dict[str, str | Form] = {
-    "espo": clip_forms.espo,
-    "sspo": clip_forms.sspo,
-    "tepo": clip_forms.tepo,
-    "steer": clip_forms.steer,
-    "dcpo": clip_forms.dcpo,
-    "high_entropy": clip_forms.high_entropy,
-    "grpo_s": "ppo",
-}
-
-# Values to try of our methods' hyper-parameters that are no closed list of names; those are tried without being here.
-EXTRA_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "espo": {"entropy_thresholds": ([1.0],), "entropy_quantiles": ([0.3, 0.6],)},
-    "sspo": {"alpha": (0.15,)},
-    "tepo": {"kl_coef": (1.0,)},
-    "erpo": {"num_buckets": (2,)},
-}

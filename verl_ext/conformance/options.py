@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from verl_ext.conformance.declared import CLIP_FORMS, EXTRA_VALUES, Declaration
+from verl_ext.conformance.declared import Declaration
 
 MAX_VARIANTS, MAX_COMBINATIONS = 4096, 12
 
@@ -57,9 +57,9 @@ def _valid(variant: Variant, build: Callable[[Variant], Any]) -> bool:
 
 
 def declaration_of_ours(method: Any) -> Declaration:
-    """Options and their values from the method's configuration class: closed lists, flags, and `EXTRA_VALUES`."""
+    """Options and their values from the method's configuration class: closed lists, flags, and the method's `tried`."""
     cls = method.config_type()
-    defaults, extra = cls.defaults(), EXTRA_VALUES.get(method.name, {})
+    defaults, extra = cls.defaults(), method.tried
     unread = getattr(method, "controller_keys", ())
     options = {
         name: (default, *(value for value in (*_named_values(wanted), *extra.get(name, ())) if value != default))
@@ -70,7 +70,7 @@ def declaration_of_ours(method: Any) -> Declaration:
         policy_loss=lambda options: cls(**options),
         options={name: values for name, values in options.items() if len(values) > 1},
         exempt=getattr(method, "exempt", {}),
-        clip=CLIP_FORMS.get(method.name),
+        clip=getattr(method, "clip_form", None),
     )
 
 

@@ -111,9 +111,11 @@ def imported(names: Iterable[str]) -> Iterator[None]:
     Raises:
         ValueError: a file is not there, or another module of its name is loaded.
     """
+    from verl_ext import plugin
+
     tables = [registered(kind) for kind in KINDS]
     folder, path, loaded = Path.cwd(), list(sys.path), set(sys.modules)
-    with _restored(*tables, *declared.TABLES.values()):
+    with _restored(*tables, *declared.TABLES.values(), plugin.POLICY_LOSSES, plugin.ESTIMATORS):
         try:
             sys.path.insert(0, str(folder))
             for name in names:

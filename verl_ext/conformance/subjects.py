@@ -190,7 +190,7 @@ class Loss:
         """Fields of the context that the loss reads if they are there and can do without."""
         if self.ours is None:
             return ()
-        needed = self.ours.needs(**self.ours.resolve(self._policy_loss(variant)))
+        needed = self.ours.needed(self._policy_loss(variant))
         return tuple(name for name in self.ours.reads if name not in needed)
 
     def _clip(self, asked: str) -> Any:

@@ -232,3 +232,8 @@ def _metrics(
     for name, column in columns.items():
         metrics |= {f"actor/espo/group{k}/{name}": value for k, value in enumerate(column.unbind())}
     return common.to_floats(metrics)
+
+
+def own_bounds(*, clip: str, **_: object) -> str:
+    """The option by which the bounds are the loss's own."""
+    return "clip=adaptive" if clip == "adaptive" else ""

@@ -189,3 +189,8 @@ def _refitted(ids: Tensor, mask: Tensor) -> Tensor:
             "token of the response mask a segment, so the ids must come from the same mask"
         )
     return grp.dense_ids(ids.masked_fill(~mask, -1))
+
+
+def own_bounds(*, entropy_clip: bool, **_: object) -> str:
+    """The option by which the bounds are the loss's own."""
+    return "entropy_clip=true" if entropy_clip else ""

@@ -169,3 +169,8 @@ def _kl_mask(
         chosen |= (tokens.advantages < 0) & (change > tol)
     # NaN compares false: a broken entropy would otherwise only switch the penalty off.
     return change.mul_(0).add_(chosen.view(torch.uint8))
+
+
+def own_bounds(*, clip: str, ratio: str, **_: object) -> str:
+    """The option by which nothing is clipped."""
+    return "clip=none" if clip == "none" else "ratio=none" if ratio == "none" else ""

@@ -58,7 +58,7 @@ def prepare(
     for subject in subjects:
         ids, notes = _ids(dump, subject, tokenizer)
         context = TokenContext(**{**known, **ids})
-        needed = subject.method.needs(**subject.method.resolve(subject.actor.policy_loss)) if subject.method else ()
+        needed = subject.method.needed(subject.actor.policy_loss) if subject.method else ()
         for name in needed:
             if getattr(context, name) is None:
                 lacking.setdefault(name, []).append(subject.label)

@@ -23,6 +23,8 @@ SECTIONS: dict[str, str] = {
 }
 # What is on or off and has no keys -> its default.
 SWITCHES: dict[str, bool] = {"reward_probe": True}
+# What is neither, and checked by its owner.
+OTHERS = {"modules": "verl_ext.modules"}
 
 
 def section_class(name: str) -> type[Checked]:
@@ -85,8 +87,10 @@ def faults(config: Any) -> list[str]:
         return [f"{NODE} must hold sections ({', '.join(SECTIONS)}), but it is {given!r}"]
     found = []
     for name in given:
+        if name in OTHERS:
+            continue
         if name not in (*SECTIONS, *SWITCHES):
-            close = difflib.get_close_matches(str(name), (*SECTIONS, *SWITCHES), n=1)
+            close = difflib.get_close_matches(str(name), (*SECTIONS, *SWITCHES, *OTHERS), n=1)
             found.append(f"{NODE}.{name}: no such section; " + (f"did you mean '{close[0]}'?" if close else there_is()))
             continue
         try:
@@ -98,4 +102,4 @@ def faults(config: Any) -> list[str]:
 
 def there_is() -> str:
     """The sections and switches, for an error."""
-    return f"there is: {', '.join(sorted((*SECTIONS, *SWITCHES)))}"
+    return f"there is: {', '.join(sorted((*SECTIONS, *SWITCHES, *OTHERS)))}"
