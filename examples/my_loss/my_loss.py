@@ -14,7 +14,7 @@ def my_loss(
     old_entropy=None,
     kappa: Annotated[float, number(least=0)] = 0.5,
     clip_ratio_low=0.2, clip_ratio_high=0.28, loss_agg_mode="token-mean",
-    batch=common.GlobalBatch(), rollout_is_weights=None,
+    batch, rollout_is_weights=None,
 ):  # fmt: skip
     """J_t = (1 + kappa H_t) min(r A, clip(r, 1 - low, 1 + high) A), H_t the old policy's entropy in nats."""
     check_call(my_loss, {"kappa": kappa})
