@@ -54,7 +54,7 @@ def test_one_job_for_each_seed_of_a_row_with_a_run(tmp_path: Path) -> None:
 
 
 def stepwise(row: Row, capsys: pytest.CaptureFixture[str]) -> float:
-    """GPU-hours of a step as `verl-ext plan` prints them for the row's own arguments."""
+    """GPU-hours of a step as `verl-ext doctor plan` prints them for the row's own arguments."""
     capsys.readouterr()
     command.plan(Job(find_table(row.reference.rpartition("/")[0]), row, row.seeds[0]).arguments(), as_json=True)
     found: float = json.loads(capsys.readouterr().out)["step"]["gpu_hours"]
