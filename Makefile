@@ -96,7 +96,7 @@ study: $(STAMP) ## the methods side by side on tiny models: what has no result y
 	$(BIN)/verl-ext study page recipes/cpu_study
 
 gpu-check: $(STAMP) ## the checks that need a GPU (install requirements/gpu.lock there first)
-	$(BIN)/verl-ext gpu-check --out outputs/gpu-check.json
+	$(BIN)/verl-ext doctor gpu --out outputs/gpu-check.json
 
 drift: $(STAMP) ## what newer releases of verl and vLLM change of what is used here
 	$(BIN)/python -m drift $(DRIFT_ARGS)

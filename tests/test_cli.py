@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperCommand
 from typer.testing import CliRunner
 
 from verl_ext.cli import app
@@ -32,7 +33,7 @@ def test_help_imports_nothing_heavy_and_is_fast() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds = time.monotonic() - begun
     assert "LOADED []" in done.stdout
-    assert all(command in done.stdout for command in ("demo", "assets", "doctor"))
+    assert all(command in done.stdout for command in ("demo", "view", "doctor"))
     # About 0.3 s alone; the margin is for a machine that runs other tests beside this one.
     assert seconds < 3.0
 
@@ -69,6 +70,44 @@ def test_assets_refuses_an_unknown_model() -> None:
     result = CliRunner().invoke(app, ["assets", "--model", "huge"])
     assert result.exit_code == 2
     assert "'huge' is not known" in result.output
+
+
+FORMER = {
+    "replay": "view losses",
+    "calibrate": "view clip",
+    "export": "eval export",
+    "plan": "doctor plan",
+    "preflight": "doctor cluster",
+    "entropy-check": "doctor entropies",
+    "gpu-check": "doctor gpu",
+}
+
+
+@pytest.mark.parametrize("old", FORMER)
+def test_a_former_verb_is_the_new_one_and_names_it_on_stderr(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command does is not done: only what is said before it counts."""
+    new, called = COMMANDS[tuple(FORMER[old].split())], COMMANDS[(old,)]
+    assert called.hidden
+    assert [param.name for param in called.params] == [param.name for param in new.params]
+    monkeypatch.setattr(TyperCommand, "invoke", lambda *_: typer.echo("done"))
+    result = CliRunner().invoke(app, [old, *("x" for param in called.params if param.required)])
+    assert f"verl-ext {old} is now verl-ext {FORMER[old]};" in result.stderr
+    assert result.stdout == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["view", "nowhere"], ["view", "tokens", "nowhere"]),
+        (["view", "--step", "1", "nowhere"], ["view", "tokens", "--step", "1", "nowhere"]),
+        (["doctor", "--json"], ["doctor", "env", "--json"]),
+        (["doctor"], ["doctor", "env"]),
+    ],
+)
+def test_a_group_without_a_verb_means_its_first(arguments: list[str], meant: list[str]) -> None:
+    short, full = (CliRunner().invoke(app, words) for words in (arguments, meant))
+    assert (short.output, short.exit_code) == (full.output, full.exit_code)
+    assert short.output
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

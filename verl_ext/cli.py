@@ -18,7 +18,8 @@ from verl_ext.replay.command import replay
 from verl_ext.run_report.command import report
 from verl_ext.study.command import app as study
 from verl_ext.tables.command import app as tables
-from verl_ext.viewer.command import view
+from verl_ext.verbs import group, under
+from verl_ext.viewer.command import view as tokens
 
 app = typer.Typer(
     name="verl-ext",
@@ -29,13 +30,22 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
+view = typer.Typer(
+    cls=group("tokens"),
+    no_args_is_help=False,
+    help="What stands in a dumped batch: tokens, losses side by side, clips.",
+)
+doctor = typer.Typer(cls=group("env"), help="What is missing or wrong here, on a cluster, in a plan or on a GPU.")
+
 app.command()(init)
 app.command()(submit)
-app.command()(export)
 app.command()(report)
-app.command()(view)
-app.command()(replay)
-app.command()(calibrate)
+view.command("tokens")(tokens)
+under(app, view, "view losses", "replay")(replay)
+under(app, view, "view clip", "calibrate")(calibrate)
+under(app, evaluation, "eval export", "export")(export)
+app.add_typer(view, name="view")
+app.add_typer(doctor, name="doctor")
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
 app.add_typer(tables, name="tables")
@@ -84,7 +94,7 @@ def demo(
     raise typer.Exit(run_demo(options))
 
 
-@app.command()
+@app.command(hidden=True)
 def assets(
     model: Model = "tiny_dense",
     out: AssetsFolder = Path("outputs/assets"),
@@ -128,7 +138,7 @@ def train(
     raise typer.Exit(run(arguments, dry_run, verbose=verbose))
 
 
-@app.command()
+@under(app, doctor, "doctor plan", "plan")
 def plan(
     arguments: Annotated[
         list[str], typer.Argument(metavar="experiment=... [OVERRIDE]...", help="Group choices and Hydra overrides.")
@@ -145,7 +155,7 @@ def plan(
     raise typer.Exit(run(arguments, gpu, as_json))
 
 
-@app.command()
+@under(app, doctor, "doctor cluster", "preflight")
 def preflight(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[experiment=... [OVERRIDE]...]", help="What is going to be run.")
@@ -220,7 +230,7 @@ def conformance(
         raise typer.BadParameter(str(error)) from error
 
 
-@app.command("entropy-check")
+@under(app, doctor, "doctor entropies", "entropy-check")
 def entropy_check(
     model: Annotated[str, typer.Argument(help="Name of a model, or its folder.")],
     temperatures: Annotated[
@@ -276,15 +286,15 @@ def entropy_check(
     raise typer.Exit(run(request, Console()))
 
 
-@app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+@doctor.command("env")
+def environment(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
     """Compare this environment with the tested one, and check that the plugin, its methods and its groups load."""
     from verl_ext.doctor import doctor as run
 
     raise typer.Exit(run(as_json))
 
 
-@app.command("gpu-check")
+@under(app, doctor, "doctor gpu", "gpu-check")
 def gpu_check(
     out: Annotated[Path | None, typer.Option(help="File for the result as JSON.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run this check only; repeatable.")] = None,

@@ -1,6 +1,6 @@
 """`verl-ext doctor`: what is installed here, what of it was tested, and does the plugin load?
 
-Looks at this process's environment only: no Ray, no model, no network. `verl-ext preflight` looks at every node.
+Looks at this process's environment only: no Ray, no model, no network. `verl-ext doctor cluster` looks at every node.
 """
 
 from __future__ import annotations

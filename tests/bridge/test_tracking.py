@@ -15,8 +15,9 @@ import pytest
 from verl.utils import tracking as verls
 from verl.utils.tracking import Tracking
 
-from verl_ext.live.logs import STEP_LINES, read_step
+from verl_ext.live.logs import STEP_LINES
 from verl_ext.run_report import wandb_panels
+from verl_ext.run_report.console_log import read_step
 
 
 @pytest.fixture

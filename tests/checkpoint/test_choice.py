@@ -141,7 +141,7 @@ def test_another_world_size_is_refused_with_both_numbers(tmp_path: Path) -> None
     with pytest.raises(OtherWorldSize) as error:
         choice.refuse_other_world_size(folder, 3)
     assert "was written by 2 training processes, this run has 3" in str(error.value)
-    assert f"verl-ext export {folder} --out MERGED" in str(error.value)
+    assert f"verl-ext eval export {folder} --out MERGED" in str(error.value)
 
 
 def test_the_list_tells_the_world_size_where_the_shards_are_on_other_nodes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,18 @@ def test_only_what_is_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assets, checkpoints, metrics = Assets.under(tmp_path / "assets"), tmp_path / CHECKPOINTS, tmp_path / "m.jsonl"
 
     def commands() -> list[str]:
-        return [arguments[0] for _, arguments in next_steps.commands("espo", assets, checkpoints, metrics)]
+        return [
+            " ".join(takewhile(str.isalpha, arguments[:2]))
+            for _, arguments in next_steps.commands("espo", assets, checkpoints, metrics)
+        ]
 
     assert commands() == []
     metrics.touch()
     assert commands() == ["report"]
     (checkpoints / "token_export" / "step-00004").mkdir(parents=True)
-    assert commands() == ["report", "view", "replay"]
+    assert commands() == ["report", "view tokens", "view losses"]
     (checkpoints / "global_step_4").mkdir()
-    assert commands() == ["report", "view", "replay", "export", "eval"]
+    assert commands() == ["report", "view tokens", "view losses", "eval export", "eval run"]
 
 
 def test_paths_are_from_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

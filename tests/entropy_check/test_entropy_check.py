@@ -1,4 +1,4 @@
-"""`verl-ext entropy-check`: its comparison on hand-made numbers, its table, its refusals, and a real engine."""
+"""`verl-ext doctor entropies`: its comparison on hand-made numbers, its table, its refusals, and a real engine."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(*arguments: Any) -> str:
-    result = CliRunner().invoke(app, ["entropy-check", *map(str, arguments)])
+    result = CliRunner().invoke(app, ["doctor", "entropies", *map(str, arguments)])
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     return result.output
@@ -290,7 +290,7 @@ def test_an_engine_that_fails_is_one_message(
         raise EngineError("the cause", untapped)
 
     monkeypatch.setattr(entropy_command, "run_engine", fail)
-    result = CliRunner().invoke(app, ["entropy-check", str(folders[0])])
+    result = CliRunner().invoke(app, ["doctor", "entropies", str(folders[0])])
     assert result.exit_code == status
     assert result.output.splitlines()[1:] == ["  the cause"]
     assert "answers without entropies" in result.output or not untapped
@@ -351,7 +351,7 @@ def test_the_engine_agrees_with_its_own_model_and_not_with_another(
     monkeypatch.setattr(entropy_command, "run_engine", lambda job: answer)
 
     def status(model: Path, *more: str) -> int:
-        result = CliRunner().invoke(app, ["entropy-check", str(model), *options, *more])
+        result = CliRunner().invoke(app, ["doctor", "entropies", str(model), *options, *more])
         assert ("FAIL" in result.output) == bool(result.exit_code), result.output
         return result.exit_code
 
@@ -364,7 +364,7 @@ def test_the_engine_agrees_with_its_own_model_and_not_with_another(
 @pytest.mark.ray
 def test_the_command_from_start_to_end(tmp_path: Path) -> None:
     model = build_untrained("tiny_dense", False, tmp_path / "model", seed=0, vocab_size=300)
-    command = ("-c", "from verl_ext.cli import app; app()", "entropy-check", model, "--tokens", "8")
+    command = ("-c", "from verl_ext.cli import app; app()", "doctor", "entropies", model, "--tokens", "8")
     # Nothing tells it that it is on a CPU; programs.run takes such variables out.
     done = programs.run(*command, "--json", "--temperature", "0.6", limit_s=240)
     assert done.returncode == 0, done.output
@@ -383,7 +383,7 @@ def test_the_command_from_start_to_end(tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_an_engine_without_the_plugin_is_detected(tmp_path: Path) -> None:
     model = build_untrained("tiny_dense", False, tmp_path / "model", seed=0)
-    command = ("-c", "from verl_ext.cli import app; app()", "entropy-check", model, "--tokens", "2")
+    command = ("-c", "from verl_ext.cli import app; app()", "doctor", "entropies", model, "--tokens", "2")
     done = programs.run(*command, limit_s=240, VLLM_PLUGINS="")
     assert done.returncode == 1, done.output
     assert "the engine answers without entropies" in done.output

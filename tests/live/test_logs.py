@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from verl_ext.live.logs import error_excerpt, plain, read_step
+from verl_ext.live.logs import error_excerpt
+from verl_ext.run_report.console_log import plain, read_step
 
 PREFIX = "\x1b[36m(TaskRunnerV1 pid=812, ip=10.0.0.4)\x1b[0m "
 

@@ -11,7 +11,7 @@ from tests.bridge.configurations import entry_point, refused
 from tests.presets.other_values import ESTIMATOR, LOSS, OTHER_VALUES
 from verl_ext.composing.errors import ConfigError
 from verl_ext.composing.groups import config_dir
-from verl_ext.tables.schema import literal
+from verl_ext.recipe_files.schema import literal
 
 
 @pytest.fixture(autouse=True)

@@ -25,15 +25,17 @@ def silent(tmp_path: Path) -> Path:
 
 
 def test_replay_says_so_first(silent: Path) -> None:
-    done = CliRunner().invoke(app, ["replay", str(silent), "--loss", "espo", "--loss", "gspo"])
+    done = CliRunner().invoke(app, ["view", "losses", str(silent), "--loss", "espo", "--loss", "gspo"])
     assert done.output.startswith("no signal: the advantage of every token is 0")
     assert " -\n" not in done.output.replace("  ", " ")
 
 
 @pytest.mark.parametrize("options", [(), ("--target-clip", "0"), ("--loss", "sspo")])
 def test_calibrate_proposes_nothing(silent: Path, options: tuple[str, ...]) -> None:
-    done = CliRunner().invoke(app, ["calibrate", str(silent), *options])
+    done = CliRunner().invoke(app, ["view", "clip", str(silent), *options])
     assert done.exit_code == 1
     assert done.output.startswith("no signal: the advantage of every token is 0")
     assert "policy_loss." not in done.output
-    assert json.loads(CliRunner().invoke(app, ["calibrate", str(silent), "--json", *options]).output)["signal"] is False
+    assert (
+        json.loads(CliRunner().invoke(app, ["view", "clip", str(silent), "--json", *options]).output)["signal"] is False
+    )

@@ -30,4 +30,6 @@ def test_its_first_run_logs_to_a_file_and_exports_tokens(project: Path, monkeypa
 def test_its_readme_names_report_view_and_export(project: Path) -> None:
     text = (project / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    assert any(all(f"verl-ext {name} " in block for name in ("report", "view", "export")) for block in blocks)
+    assert any(
+        all(f"verl-ext {name} " in block for name in ("report", "view tokens", "eval export")) for block in blocks
+    )

@@ -11,7 +11,7 @@ import verl  # noqa: F401  (loads the plugin by its entry point)
 
 import verl_ext
 from verl_ext.composing.groups import config_dir
-from verl_ext.tables.recipe import Table, all_tables
+from verl_ext.recipe_files.recipe import Table, all_tables
 from verl_ext.train import compose
 
 GROUPS = ("backend", "cluster", "model", "data", "algo")

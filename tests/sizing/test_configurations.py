@@ -247,7 +247,15 @@ def test_the_command_runs_no_code_and_asks_nothing(kind: str, answer: str | None
     for module in ("configuration_deepseek", "modeling_deepseek"):
         (tmp_path / f"{module}.py").write_text(code)
     path = write({**MODELS["Kimi-K2"][0], "model_type": kind}, tmp_path)
-    run = [sys.executable, "-c", "from verl_ext.cli import app; app()", "plan", "model=qwen2_5_7b", "algo=espo"]
+    run = [
+        sys.executable,
+        "-c",
+        "from verl_ext.cli import app; app()",
+        "doctor",
+        "plan",
+        "model=qwen2_5_7b",
+        "algo=espo",
+    ]
     run += ["experiment=espo", "backend=fsdp", "cluster=1x8", f"actor_rollout_ref.model.path={path}"]
     given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if answer is None else {"input": answer}
     done = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False, **given)

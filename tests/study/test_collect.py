@@ -105,8 +105,8 @@ def test_the_commit_is_that_of_the_code_and_not_of_a_result() -> None:
     """Results are committed one by one: each would else name another commit for the same code."""
     import subprocess
 
+    from verl_ext.recipe_files.recipe import recipes_dir
     from verl_ext.study.collect import CODE
-    from verl_ext.tables.recipe import recipes_dir
     from verl_ext.tables.results import commit
 
     if not (recipes_dir().parent / ".git").exists():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.study.sample import SMALL, written
+from verl_ext.recipe_files.reader import RecipeError
+from verl_ext.recipe_files.recipe import recipes_dir
 from verl_ext.study.schema import read
-from verl_ext.tables.reader import RecipeError
-from verl_ext.tables.recipe import recipes_dir
 
 STUDY = recipes_dir() / "cpu_study"
 

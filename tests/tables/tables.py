@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from verl_ext.recipe_files.parse import parse
+from verl_ext.recipe_files.schema import Table
 from verl_ext.tables.job import Job, Places
-from verl_ext.tables.parse import parse
-from verl_ext.tables.schema import Table
 
 TEXT = """
 title: A table

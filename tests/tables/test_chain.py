@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from verl_ext.tables.recipe import load_table
+from verl_ext.recipe_files.recipe import load_table
 from verl_ext.tables.training import leftovers
 from verl_ext.tables.work import Work
 

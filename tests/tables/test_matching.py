@@ -10,10 +10,10 @@ import pytest
 import tables
 from tables import scores
 
+from verl_ext.recipe_files.recipe import find_table
+from verl_ext.recipe_files.schema import Column, Decoding, Table
 from verl_ext.tables.job import Job, Places
-from verl_ext.tables.recipe import find_table
 from verl_ext.tables.report import Line, collect, lines
-from verl_ext.tables.schema import Column, Decoding, Table
 
 K = (2, 4, 8, 16)
 

@@ -13,6 +13,8 @@ import tables
 from typer.testing import CliRunner
 
 from verl_ext.data.registry import datasets
+from verl_ext.recipe_files.recipe import RecipeError, all_tables, find_table
+from verl_ext.recipe_files.schema import Row
 from verl_ext.sizing import gpus
 from verl_ext.sizing.cost import forward
 from verl_ext.sizing.measuring import measure
@@ -21,8 +23,6 @@ from verl_ext.tables.estimate import estimate
 from verl_ext.tables.job import Job, Places
 from verl_ext.tables.plan import jobs, plan, select
 from verl_ext.tables.ray_jobs import entrypoint
-from verl_ext.tables.recipe import RecipeError, all_tables, find_table
-from verl_ext.tables.schema import Row
 from verl_ext.train import plan as command
 
 
@@ -55,7 +55,7 @@ def test_one_job_for_each_seed_of_a_row_with_a_run(tmp_path: Path) -> None:
 
 
 def stepwise(row: Row, capsys: pytest.CaptureFixture[str]) -> float:
-    """GPU-hours of a step as `verl-ext plan` prints them for the row's own arguments."""
+    """GPU-hours of a step as `verl-ext doctor plan` prints them for the row's own arguments."""
     capsys.readouterr()
     command.plan(Job(find_table(row.reference.rpartition("/")[0]), row, row.seeds[0]).arguments(), as_json=True)
     found: float = json.loads(capsys.readouterr().out)["step"]["gpu_hours"]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_ext.tables import recipe
-from verl_ext.tables.parse import parse
-from verl_ext.tables.recipe import RecipeError, Row, all_tables, find_row, load_table, recipes_dir
-from verl_ext.tables.schema import Checkpoint, Decoding, literal
+from verl_ext.recipe_files import recipe
+from verl_ext.recipe_files.parse import parse
+from verl_ext.recipe_files.recipe import RecipeError, Row, all_tables, find_row, load_table, recipes_dir
+from verl_ext.recipe_files.schema import Checkpoint, Decoding, literal
 
 HEAD = """
 title: A table
@@ -202,7 +202,7 @@ def test_the_demo_table_publishes_nothing() -> None:
 
 def test_reading_needs_neither_torch_nor_verl() -> None:
     code = (
-        "import sys; from verl_ext.tables.recipe import all_tables; all_tables(); "
+        "import sys; from verl_ext.recipe_files.recipe import all_tables; all_tables(); "
         "print(sorted({'torch', 'verl', 'hydra', 'ray'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.composing import compose as composing
 from verl_ext.composing.groups import config_dir
-from verl_ext.tables.recipe import Row, Table, all_tables, recipes_dir
-from verl_ext.tables.schema import literal
+from verl_ext.recipe_files.recipe import Row, Table, all_tables, recipes_dir
+from verl_ext.recipe_files.schema import literal
 from verl_ext.train import Composed, check, compose
 
 # Counted in the papers' tables: rows with numbers, sub-headings left out.

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from verl_ext.recipe_files.recipe import find_table
 from verl_ext.tables.job import Job
-from verl_ext.tables.recipe import find_table
 
 ROWS = {"fsdp": "tepo/table1/tepo_7b", "megatron": "espo/table1/espo", "sft": "erpo/table1/sft_7b"}
 

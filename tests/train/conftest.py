@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.train import sample
-from verl_ext.tables import recipe
+from verl_ext.recipe_files import recipe
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from tests.bridge import configurations
 from tests.bridge.configurations import compose
 from verl_ext.composing.row_source import RowSource
-from verl_ext.tables.recipe import RecipeError, all_tables
+from verl_ext.recipe_files.recipe import RecipeError, all_tables
 
 ROW = "+experiment=sample/table1/sspo_1_5b"
 

@@ -1,1 +1,1 @@
-"""Clip parameters proposed from a dumped batch: ``verl-ext calibrate``."""
+"""Clip parameters proposed from a dumped batch: ``verl-ext view clip``."""

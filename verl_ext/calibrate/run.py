@@ -23,7 +23,7 @@ PROBES: dict[str, dict[str, float]] = {"espo": {"alpha": 1.0}, "sspo": sspo.OPEN
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be proposed; the options of `verl-ext calibrate`.
+    """What is to be proposed; the options of `verl-ext view clip`.
 
     Attributes:
         path: the dump.

@@ -258,7 +258,7 @@ def choices_of(experiment: str) -> dict[str, str]:
     """Group choices that an experiment makes: those of a row, or of a hand-written file's defaults list."""
     source = _rows()
     if source.is_config(f"experiment/{experiment}"):
-        from verl_ext.tables.recipe import find_row
+        from verl_ext.recipe_files.recipe import find_row
 
         return {group: choice for group, choice in find_row(experiment).choices.items() if group != "experiment"}
     file = config_dir() / "experiment" / f"{experiment}.yaml"

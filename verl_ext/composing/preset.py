@@ -156,7 +156,7 @@ def alone(name: str) -> DictConfig:
 
 def shown(value: Any) -> str:
     """As Hydra's command line reads it."""
-    from verl_ext.tables.schema import literal
+    from verl_ext.recipe_files.schema import literal
 
     return literal(value)
 

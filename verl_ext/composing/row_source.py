@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext.composing.groups import GROUPS, hydra_name
 
 if TYPE_CHECKING:
-    from verl_ext.tables.recipe import Row, Table
+    from verl_ext.recipe_files.recipe import Row, Table
 
 ROOT = "experiment"
 
@@ -90,7 +90,7 @@ def steps(config_path: str) -> list[str]:
 
 def papers() -> dict[str, list[str]]:
     """Paper -> names of its tables, from the file names alone."""
-    from verl_ext.tables.recipe import recipes_dir
+    from verl_ext.recipe_files.recipe import recipes_dir
 
     found: dict[str, list[str]] = {}
     for file in sorted(Path(recipes_dir()).glob("*/tables/*.yaml")):
@@ -99,7 +99,7 @@ def papers() -> dict[str, list[str]]:
 
 
 def _table(paper: str, table: str) -> Table:
-    from verl_ext.tables.recipe import RecipeError, load_table
+    from verl_ext.recipe_files.recipe import RecipeError, load_table
 
     try:
         return load_table(paper, table)

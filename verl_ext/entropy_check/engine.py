@@ -1,4 +1,4 @@
-"""The engine's part of `verl-ext entropy-check`, in a process of its own, as vLLM wants a fresh one.
+"""The engine's part of `verl-ext doctor entropies`, in a process of its own, as vLLM wants a fresh one.
 
 Run as a program: ``python -m verl_ext.entropy_check.engine REQUEST ANSWER``, two JSON files. Nothing here taps the
 engine: the environment asks for it, and vLLM has to load the plugin as it does in a training run.

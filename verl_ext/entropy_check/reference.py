@@ -1,4 +1,4 @@
-"""The reference pass of `verl-ext entropy-check`: transformers computes what the engine should have said."""
+"""The reference pass of `verl-ext doctor entropies`: transformers computes what the engine should have said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of `verl-ext entropy-check`, for terminals and as JSON."""
+"""The table of `verl-ext doctor entropies`, for terminals and as JSON."""
 
 from __future__ import annotations
 

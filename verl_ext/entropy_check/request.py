@@ -1,4 +1,4 @@
-"""The arguments of `verl-ext entropy-check`: what is wrong with them, and what they come to for a model."""
+"""The arguments of `verl-ext doctor entropies`: what is wrong with them, and what they come to for a model."""
 
 from __future__ import annotations
 

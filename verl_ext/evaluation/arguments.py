@@ -14,7 +14,7 @@ from verl_ext.evaluation.request import BenchmarkFile, Decoding, RequestError
 from verl_ext.hyper import nearest
 
 if TYPE_CHECKING:
-    from verl_ext.tables.recipe import Table
+    from verl_ext.recipe_files.recipe import Table
 
 
 def chosen(
@@ -82,7 +82,7 @@ def absence(file: BenchmarkFile) -> str:
 
 
 def _table(reference: str) -> Table:
-    from verl_ext.tables.recipe import RecipeError, load_table
+    from verl_ext.recipe_files.recipe import RecipeError, load_table
 
     paper, slash, name = reference.partition("/")
     if not slash or "/" in name:

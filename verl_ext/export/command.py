@@ -1,4 +1,4 @@
-"""``verl-ext export CHECKPOINT``. Imports stand inside the function, so that help stays fast."""
+"""``verl-ext eval export CHECKPOINT``. Imports stand inside the function, so that help stays fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `verl-ext gpu-check` does."""
+"""What `verl-ext doctor gpu` does."""
 
 from __future__ import annotations
 

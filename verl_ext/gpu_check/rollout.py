@@ -24,7 +24,7 @@ def v2(device: str) -> dict[str, Any]:
 
 
 def compared(runner: str) -> dict[str, Any]:
-    """`verl-ext entropy-check` of a tiny dense model with random weights, in vLLM's own choice of type."""
+    """`verl-ext doctor entropies` of a tiny dense model with random weights, in vLLM's own choice of type."""
     from verl_ext.entropy_check.command import judge
     from verl_ext.entropy_check.engine import run_engine
     from verl_ext.entropy_check.request import Request, prepare
@@ -38,7 +38,7 @@ def compared(runner: str) -> dict[str, Any]:
         answer = run_engine(prepared.job)
         report = judge(request, prepared, answer)
     rows = [figures_of(row) for row in report.rows]
-    demand(report.ok, f"beyond the limits of verl-ext entropy-check: {rows}")
+    demand(report.ok, f"beyond the limits of verl-ext doctor entropies: {rows}")
     return {"vllm": answer.vllm, "dtype": answer.dtype, "rows": rows}
 
 

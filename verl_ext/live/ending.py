@@ -13,7 +13,7 @@ from verl_ext.live.logs import failure
 
 if TYPE_CHECKING:
     from verl_ext.run_report.history import History
-    from verl_ext.run_report.page import Table
+    from verl_ext.run_report.tables import Table
 
 PAGE = "report.html"
 INTERRUPTED = 130
@@ -43,9 +43,8 @@ def show_tables(tables: Iterable[Table], console: Console) -> None:
 def figures(history: History) -> Table:
     """First and last value and mean of what the report compares, where the run has it."""
     from verl_ext.run_report.history import mean
-    from verl_ext.run_report.page import Table
     from verl_ext.run_report.panels import quantity
-    from verl_ext.run_report.tables import COLUMNS, number_text
+    from verl_ext.run_report.tables import COLUMNS, Table, number_text
 
     found = {title: [scale * value for value in quantity(name)(history)[1]] for title, name, scale in COLUMNS}
     rows = [

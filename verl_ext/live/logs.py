@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from verl_ext.run_report.history import Record
+from verl_ext.run_report.console_log import ACTOR, ANSI, plain
 
 STEP_LINES = "VERL_EXT_STEP_LINES"
 """Set for a trainer whose log is read here: a step is written to it also where `trainer.logger` lacks console."""
 
-_STEP = re.compile(r"^step:(?P<step>\d+) - (?P<rest>.+)$")
-_NUMBER = re.compile(r"(?:np\.\w+\()?(?P<number>[-+]?(?:\d[\d_.]*(?:[eE][-+]?\d+)?|inf|nan))\)?")
 _TOTAL = re.compile(r"Total training steps: (\d+)")
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_ACTOR = re.compile(r"^(?:\([^()]*\bpid=\d+[^()]*\)|\[\w+\([^)]*\)\])\s?")
-_REPEATED = re.compile(r"\s*\[repeated \d+x across cluster\].*$")
 _TRACEBACK = "Traceback (most recent call last)"
 _EXCEPTION = re.compile(r"^(?P<name>[A-Za-z_][\w.]*)(?:\([\w.]+\))?(?::\s*(?P<text>.*))?$")
 # Wrappers that Ray puts around the error of a worker, and what its death does to those that wait for it.
@@ -44,30 +38,6 @@ def startup_phase(text: str, known: int = -1) -> int:
     return max([known, *(i for i, (pattern, _) in enumerate(_STARTUP) if pattern.search(text))])
 
 
-def plain(line: str) -> str:
-    """A line of the log without colours and without Ray's prefix ``(Actor pid=1, ip=...)``."""
-    return _REPEATED.sub("", _ACTOR.sub("", _ANSI.sub("", line).rstrip()))
-
-
-def read_step(line: str) -> Record | None:
-    """The metrics of a line that verl's console logger wrote; None of any other line.
-
-    Example:
-        >>> read_step("(TaskRunnerV1 pid=7) step:3 - critic/rewards/mean:0.5 - timing_s/step:np.float64(12.25)")
-        Record(step=3, values={'critic/rewards/mean': 0.5, 'timing_s/step': 12.25})
-    """
-    match = _STEP.match(plain(line))
-    if match is None:
-        return None
-    values = {}
-    for part in match["rest"].split(" - "):
-        name, _, text = part.rpartition(":")
-        number = _NUMBER.fullmatch(text.strip())
-        if name and number and math.isfinite(value := float(number["number"])):
-            values[name] = value
-    return Record(int(match["step"]), values)
-
-
 def total_steps(line: str) -> int | None:
     """The number of steps of the whole training, from the line in which verl says it; None of any other line."""
     match = _TOTAL.search(line)
@@ -85,7 +55,7 @@ def error_excerpt(lines: Iterable[str], most: int = 3, tail: int = 15) -> list[s
     The messages of the last `most` different exceptions, with all their lines; wrappers of Ray only where
     there is nothing else. A log without a traceback gives its last `tail` lines that are not chatter.
     """
-    lines = [_ANSI.sub("", line.rstrip()) for line in lines]
+    lines = [ANSI.sub("", line.rstrip()) for line in lines]
     found: dict[str, list[str]] = {}
     for block in _exceptions(lines):
         key = "\n".join(block)
@@ -106,7 +76,7 @@ def _exceptions(lines: list[str]) -> list[list[str]]:
     """
     streams: dict[str, list[tuple[int, str]]] = {}
     for number, line in enumerate(lines):
-        prefix = match[0] if (match := _ACTOR.match(line)) else ""
+        prefix = match[0] if (match := ACTOR.match(line)) else ""
         streams.setdefault(prefix, []).append((number, plain(line)))
     blocks = [block for stream in streams.values() for block in _of_one_process(stream)]
     return [block for _, block in sorted(blocks, key=lambda item: item[0])]

@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from verl_ext.live.logs import STARTUP, read_step, startup_phase, total_steps
+from verl_ext.live.logs import STARTUP, startup_phase, total_steps
 from verl_ext.process import ProcessFamily
+from verl_ext.run_report.console_log import read_step
 from verl_ext.run_report.history import MetricsTail, Record
 
 _FIRST_PHASE = "importing verl"

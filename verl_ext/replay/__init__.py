@@ -1,1 +1,1 @@
-"""One dumped batch through several policy losses: ``verl-ext replay``."""
+"""One dumped batch through several policy losses: ``verl-ext view losses``."""

@@ -1,4 +1,4 @@
-"""``verl-ext replay EXPORT``. Imports stand inside the function, so that help stays fast."""
+"""``verl-ext view losses EXPORT``. Imports stand inside the function, so that help stays fast."""
 
 from __future__ import annotations
 

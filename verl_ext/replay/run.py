@@ -23,7 +23,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be replayed; the options of `verl-ext replay`."""
+    """What is to be replayed; the options of `verl-ext view losses`."""
 
     path: Path
     losses: Sequence[str]

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import jinja2
 
     from verl_ext.run_report.methods import Method
-
-
-class Table(NamedTuple):
-    """A heading, the names of the columns, and rows of cells that are ready to be shown."""
-
-    heading: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def template(package: str, name: str) -> jinja2.Template:

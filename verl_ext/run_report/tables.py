@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from verl_ext.run_report.catalogue import of_panel
 from verl_ext.run_report.history import History, mean
 from verl_ext.run_report.methods import Method
-from verl_ext.run_report.page import Table
 from verl_ext.run_report.panels import VALIDATION, quantity
 from verl_ext.run_report.settings import settings
 
@@ -27,6 +27,14 @@ COLUMNS: tuple[tuple[str, str, float], ...] = (
 LAST, HYPER = "Last values", "Hyper-parameters"
 SUMMARY = (LAST, HYPER)
 """Tables that stand above the curves."""
+
+
+class Table(NamedTuple):
+    """A heading, the names of the columns, and rows of cells that are ready to be shown."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def tables(methods: Sequence[Method]) -> list[Table]:

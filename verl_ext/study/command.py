@@ -85,8 +85,8 @@ def page(
 
 
 def _read(folder: Path) -> Study:
+    from verl_ext.recipe_files.reader import RecipeError
     from verl_ext.study.schema import read
-    from verl_ext.tables.reader import RecipeError
 
     try:
         return read(folder)

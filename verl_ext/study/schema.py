@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from verl_ext.tables.reader import Reader, RecipeError
+from verl_ext.recipe_files.reader import Reader, RecipeError
 
 FILE = "study.yaml"
 RESULTS, TUNING = "results", "tuning"

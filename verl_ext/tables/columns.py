@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from verl_ext.recipe_files.parse import METRIC
+from verl_ext.recipe_files.schema import Column
 from verl_ext.tables.evaluating import folder_name
-from verl_ext.tables.parse import METRIC
-from verl_ext.tables.schema import Column
 
 SCORES = "scores.parquet"
 _RESAMPLES = 10_000

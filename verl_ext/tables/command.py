@@ -32,7 +32,7 @@ def list_tables() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from verl_ext.tables.recipe import all_tables
+    from verl_ext.recipe_files.recipe import all_tables
 
     shown = Table(box=None, header_style="bold")
     for heading in ("table", "rows", "title", "source"):
@@ -139,8 +139,8 @@ def report(
 
 
 def _select(references: list[str]):  # type: ignore[no-untyped-def]
+    from verl_ext.recipe_files.recipe import RecipeError
     from verl_ext.tables.plan import select
-    from verl_ext.tables.recipe import RecipeError
 
     try:
         return select(references)

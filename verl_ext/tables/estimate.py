@@ -2,7 +2,7 @@
 
 ::
 
-    training     steps x GPU-hours of a step, as ``verl-ext plan`` has them for the same configuration
+    training     steps x GPU-hours of a step, as ``verl-ext doctor plan`` has them for the same configuration
     sft          steps x tokens x operations of a trained token / (35% of the peak)
     evaluation   kept checkpoints x seconds of the responses to each benchmark on one engine x its GPUs
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from verl_ext.recipe_files.schema import Column
 from verl_ext.tables.job import Job
-from verl_ext.tables.schema import Column
 from verl_ext.tables.work import StageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verl_ext.tables.schema import Row, Table
+from verl_ext.recipe_files.schema import Row, Table
+from verl_ext.tables.sft import compose_sft, sft_arguments
 from verl_ext.tables.work import Work, key_of
 
 if TYPE_CHECKING:
@@ -108,15 +109,17 @@ class Job:
         given = [override.partition("=")[2] for override in self.overrides if override.startswith("backend=")]
         return [self.row.choices.get("backend"), *given][-1] == "megatron"
 
+    def sft_arguments(self, model: str | None = None) -> list[str]:
+        """Of a row of kind sft, from another model than the row's if one is given."""
+        return sft_arguments(self.row, model or model_path(self.row.choices["model"]), self.seed, self.overrides)
+
     def config(self) -> dict[str, Any]:
         """The configuration as plain data, interpolations left as they are: no path of this machine is in it.
 
         Neither is the name that the run was given: another name does not make other numbers.
         """
         if self.row.kind == "sft":
-            from verl_ext.tables.sft import compose_sft
-
-            return compose_sft(self)
+            return compose_sft(self.row, self.sft_arguments())
         if self.row.kind == "evaluate":
             return {}
         from omegaconf import OmegaConf

@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from verl_ext.recipe_files.schema import Column, Table
 from verl_ext.tables.columns import SCORES, obtained
 from verl_ext.tables.evaluating import folder_name
-from verl_ext.tables.schema import Column, Table
 
 FURTHER = "further"
 """Key of a run under which `with_further` puts what it computed, by the table's names of columns."""

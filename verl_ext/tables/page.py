@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from verl_ext.recipe_files.schema import Table
 from verl_ext.tables.report import Line, Obtained, collect, lines, weighted
-from verl_ext.tables.schema import Table
 
 
 def page(table: Table, found: Sequence[Line], form: str) -> str:

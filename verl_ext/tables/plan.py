@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from verl_ext.recipe_files.recipe import RecipeError, all_tables, find_row, find_table
+from verl_ext.recipe_files.schema import RUN_KINDS, Row, Table
 from verl_ext.tables.estimate import Estimate, estimate
 from verl_ext.tables.job import Job, Places
-from verl_ext.tables.recipe import RecipeError, all_tables, find_row, find_table
-from verl_ext.tables.schema import RUN_KINDS, Row, Table
 from verl_ext.tables.work import STAGES
 from verl_ext.train.plan import GPU
 

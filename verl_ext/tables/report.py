@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verl_ext.recipe_files.schema import Row, Table
 from verl_ext.tables.matching import numbers, with_further
-from verl_ext.tables.schema import Row, Table
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Row reference -> results of its seeds, as result.json has them."""

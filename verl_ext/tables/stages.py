@@ -7,6 +7,7 @@ of models, and no path, so that a folder may be moved. ``perform`` does the work
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,8 +89,7 @@ def train_command(job: Job, model: str) -> list[str]:
     Raises:
         StageError: with what `verl_ext.train.check` finds wrong with the configuration.
     """
-    from verl_ext.tables.schema import literal
-    from verl_ext.tables.sft import sft_command
+    from verl_ext.recipe_files.schema import literal
     from verl_ext.train import check, compose
 
     if job.row.kind == "sft":
@@ -173,3 +173,21 @@ def discard(job: Job, first: str) -> None:
         folder = STAGES[stage].folder(job)
         if folder is not None and folder.exists():
             shutil.rmtree(folder)
+
+
+def sft_command(job: Job, model: str) -> list[str]:
+    """torchrun on this machine with verl's supervised trainer."""
+    config, work = job.config(), job.work
+    every = job.row.checkpoint.every or (
+        config["trainer"]["save_freq"] if config["trainer"]["save_freq"] != -1 else "after_each_epoch"
+    )
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1"),
+        f"--nproc-per-node={config['trainer']['n_gpus_per_node']}",
+        *("-m", "verl.trainer.sft_trainer"),
+        *job.sft_arguments(model),
+        f"trainer.save_freq={every}",
+        "trainer.resume_mode=auto",
+        f"trainer.default_local_dir={work.checkpoints}",
+        f"hydra.run.dir={work.folder}/hydra",
+    ]

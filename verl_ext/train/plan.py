@@ -1,4 +1,4 @@
-"""``verl-ext plan``: what a configuration needs, before anything is started."""
+"""``verl-ext doctor plan``: what a configuration needs, before anything is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``verl-ext view RUN``. Imports stand inside the functions, so that help stays fast."""
+"""``verl-ext view tokens RUN``. Imports stand inside the functions, so that help stays fast."""
 
 from __future__ import annotations
 

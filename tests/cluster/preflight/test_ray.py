@@ -69,7 +69,18 @@ def preflight(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> It
         elsewhere = tmp_path_factory.mktemp("elsewhere")
         try:
             started = time.monotonic()
-            command = ["-c", PROGRAM, "preflight", *inputs, *arguments, "--address", cluster.address, "--limit", "48"]
+            command = [
+                "-c",
+                PROGRAM,
+                "doctor",
+                "cluster",
+                *inputs,
+                *arguments,
+                "--address",
+                cluster.address,
+                "--limit",
+                "48",
+            ]
             kept = {key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ}
             finished = programs.run(*command, cwd=elsewhere, **kept)
             seconds = time.monotonic() - started

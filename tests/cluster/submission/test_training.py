@@ -16,8 +16,8 @@ import pytest
 
 from tests.cluster.submission.head import ray_head, shell
 from tests.e2e import trainer
-from verl_ext.live.logs import read_step
 from verl_ext.process import ProcessFamily
+from verl_ext.run_report.console_log import read_step
 from verl_ext.toy import models, task
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800, func_only=True)]

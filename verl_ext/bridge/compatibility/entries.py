@@ -338,7 +338,7 @@ FEATURES: tuple[Feature, ...] = (
             apart((ROLLOUT,), f"{FSDP}: use_remove_padding = tu.get_non_tensor_data("),
         ),
         "Both forms hand a loss the same nested tensors. The test has `steer`, an entropy bonus and torch's attention "
-        "on a CPU; for flash attention there is the check `remove_padding` of `verl-ext gpu-check`.",
+        "on a CPU; for flash attention there is the check `remove_padding` of `verl-ext doctor gpu`.",
     ),
     Feature(
         "Ulysses sequence parallelism",
@@ -348,7 +348,7 @@ FEATURES: tuple[Feature, ...] = (
             unrun((ESTIMATORS,), f"{FSDP}: entropy_rmpad = self._gather_and_unpad_packed(entropy_rmpad, pad_size)"),
             apart((ROLLOUT,), f"{FSDP}: if self.use_ulysses_sp:"),
         ),
-        "Log-probs and entropies are gathered before the loss. Check `ulysses` of `verl-ext gpu-check`, on two GPUs.",
+        "Log-probs and entropies are gathered before the loss. Check `ulysses` of `verl-ext doctor gpu`, on two GPUs.",
     ),
     Feature(
         "Ulysses without flash attention",
@@ -368,7 +368,7 @@ FEATURES: tuple[Feature, ...] = (
         ),
         "In float32 nothing is rounded and nothing refused. The estimator `espo` reads no entropies, and is accepted. "
         "verl 0.9.1 fails at the first forward pass with `actor.strategy=fsdp2` and a model whose embeddings are not "
-        "tied, whatever the loss. Check `fused_kernels` of `verl-ext gpu-check`.",
+        "tied, whatever the loss. Check `fused_kernels` of `verl-ext doctor gpu`.",
         estimators=("erpo", "entropy_bonus", "gtpo", "grpo_s"),
     ),
     Feature(

@@ -1,4 +1,4 @@
-"""`verl-ext preflight`: is the cluster what the configuration needs? Asked before any model is loaded."""
+"""`verl-ext doctor cluster`: is the cluster what the configuration needs? Asked before any model is loaded."""
 
 from verl_ext.cluster.preflight.compare import compare
 from verl_ext.cluster.preflight.finding import Finding

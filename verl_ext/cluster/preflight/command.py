@@ -1,4 +1,4 @@
-"""``verl-ext preflight``: compose, ask the cluster, compare, print."""
+"""``verl-ext doctor cluster``: compose, ask the cluster, compare, print."""
 
 from __future__ import annotations
 

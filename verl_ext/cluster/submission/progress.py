@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from verl_ext.live.logs import STARTUP, read_step, startup_phase
+from verl_ext.live.logs import STARTUP, startup_phase
 from verl_ext.live.progress import clock
+from verl_ext.run_report.console_log import read_step
 from verl_ext.run_report.history import Record
 
 KEPT_LINES = 5000

@@ -146,7 +146,7 @@ def refuse_other_world_size(folder: Path, now: int) -> None:
             f"{folder / role} was written by {then} training processes, this run has {now}: verl's FSDP shards can "
             "be loaded by the same number of processes only.\n"
             f"Either run with trainer.nnodes * trainer.n_gpus_per_node = {then}, or merge the weights\n"
-            f"  verl-ext export {folder} --out MERGED\n"
+            f"  verl-ext eval export {folder} --out MERGED\n"
             "and start from them with a fresh optimizer, in a new folder, counting from step 0:\n"
             "  actor_rollout_ref.model.path=MERGED trainer.default_local_dir=NEW trainer.resume_mode=disable"
         )

@@ -37,7 +37,8 @@ CAUSES = {
     "start-up": Cause(
         "processes are started and models loaded",
         "resources that the cluster does not have, a slow or unreachable file system, or a download",
-        "run verl-ext preflight with the same arguments; raise verl_ext.watchdog.start_up_limit_s for large models",
+        "run verl-ext doctor cluster with the same arguments; for large models raise "
+        "verl_ext.watchdog.start_up_limit_s",
     ),
     "load_checkpoint": Cause(
         "a checkpoint is read", "a slow or unreachable file system", "look at the disk that holds the checkpoints"

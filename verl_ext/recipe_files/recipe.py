@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from verl_ext.tables.parse import parse
-from verl_ext.tables.reader import RecipeError
-from verl_ext.tables.schema import Checkpoint, Column, Decoding, Derived, Endpoint, Row, Table
+from verl_ext.recipe_files.parse import parse
+from verl_ext.recipe_files.reader import RecipeError
+from verl_ext.recipe_files.schema import Checkpoint, Column, Decoding, Derived, Endpoint, Row, Table
 
 __all__ = [
     "Checkpoint",

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from verl_ext.tables.reader import Reader, has_type, listed
-from verl_ext.tables.schema import GROUP_ORDER, KINDS, RUN_KINDS, Checkpoint, Column, Derived, Endpoint, Row
+from verl_ext.recipe_files.reader import Reader, has_type, listed
+from verl_ext.recipe_files.schema import GROUP_ORDER, KINDS, RUN_KINDS, Checkpoint, Column, Derived, Endpoint, Row
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _REFERENCE = re.compile(r"[a-z0-9_]+/[a-z0-9_]+/[a-z0-9_]+")

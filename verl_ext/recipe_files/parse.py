@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from verl_ext.recipe_files.parse_row import ROW_OPTIONS, RowReader
+from verl_ext.recipe_files.reader import RecipeError, has_type, listed
+from verl_ext.recipe_files.schema import Column, Decoding, Row, Table
 from verl_ext.rewards.answer_text import ANSWER_FORMATS, DEFAULT_FORMAT
-from verl_ext.tables.parse_row import ROW_OPTIONS, RowReader
-from verl_ext.tables.reader import RecipeError, has_type, listed
-from verl_ext.tables.schema import Column, Decoding, Row, Table
 
 _AUTO = re.compile(r"answer_format\W+auto\b")
 METRIC = re.compile(r"avg@([1-9]\d*)|pass@([1-9]\d*)|fmt")

@@ -165,7 +165,7 @@ class Row:
         """Group choices in `GROUP_ORDER`, then the overrides, as arguments of Hydra (without ``+`` for groups).
 
         Example:
-            >>> from verl_ext.tables.recipe import find_row
+            >>> from verl_ext.recipe_files.recipe import find_row
             >>> find_row("demo/table1/espo").hydra_overrides()[:2]
             ['backend=cpu', 'model=tiny_dense']
         """
