@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,3 +155,34 @@ def test_conformance_passes_the_example_and_leaves_nothing_behind(
     monkeypatch.chdir(tmp_path / "package")
     assert run(Request(["my_loss"], imports=["my_loss"], folder=tmp_path / "failures", examples=5), console()) == 0
     assert "my_loss" not in plugin.POLICY_LOSSES
+
+
+def test_losses_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    from typer.testing import CliRunner
+
+    from verl_ext.cli import app
+
+    monkeypatch.chdir(EXAMPLE.parent)
+    done = CliRunner().invoke(app, ["losses", "my_loss", "--import", "my_loss", "--json"])
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.output)["losses"]
+    assert (row["reads"], row["config"]) == (["old_entropy"], "my_loss.MyLossConfig")
+    assert row["hyper_parameters"]["kappa"]["default"] == 0.5
+
+
+def test_the_plugin_is_switched_off_by_verls_own_variable() -> None:
+    """What README says of `VERL_USE_EXTERNAL_PLUGINS=none`."""
+    code = "import verl; from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY as R; print('espo' in R)"
+    seen = {
+        policy: subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "VERL_USE_EXTERNAL_PLUGINS": policy},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()[-1]
+        for policy in ("auto", "none")
+    }
+    assert seen == {"auto": "True", "none": "False"}

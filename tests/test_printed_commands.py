@@ -115,7 +115,7 @@ def faults(text: Text) -> list[str]:
     for first, _ in printed.mentions(text):
         if first not in cli().commands and first not in EXCEPTIONS and first != "...":
             found.append(f"verl-ext {first}: no such command")
-        if first in former() and text.place != "README.md":
+        if first in former():
             found.append(f"verl-ext {first}: a verb of the release before")
     found += [fault for call in printed.commands(text, "make") for fault in target_faults(call)]
     found += [fault for call in printed.commands(text, "python -m") for fault in module_faults(call)]

@@ -7,7 +7,7 @@ To look at verl's registries takes five seconds of imports, so that a static tab
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,19 @@ def kept() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def choose(names: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+def choose(names: Collection[str], imports: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
     """As `kept`, of methods with these names only; all of them where none is given.
+
+    Args:
+        names: of methods.
+        imports: modules that add methods, or .py files; with them verl's registries are looked at.
 
     Raises:
         ValueError: naming each that there is not, with its nearest neighbour.
     """
     from verl_ext.hyper import nearest
 
-    found = kept()
+    found = with_imports(imports) if imports else kept()
     own = {row["name"] for kind in KINDS for row in found[kind]}
     others = {name for other in found["other"] for name in other["names"]}
     unknown = [name for name in names if name not in own | others]
@@ -48,6 +52,14 @@ def choose(names: Collection[str]) -> dict[str, list[dict[str, Any]]]:
     chosen = {kind: [row for row in found[kind] if row["name"] in names] for kind in KINDS}
     rest = [{**other, "names": [name for name in other["names"] if name in names]} for other in found["other"]]
     return {**chosen, "other": [other for other in rest if other["names"]]}
+
+
+def with_imports(imports: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """As `entries`, with the methods of these modules."""
+    from verl_ext.conformance.registry import imported
+
+    with imported(imports):
+        return entries()
 
 
 def entries() -> dict[str, list[dict[str, Any]]]:
@@ -86,13 +98,13 @@ def _entry(method: plugin.Method) -> dict[str, Any]:
     }
 
 
-def show(console: Console, names: Sequence[str] = ()) -> None:
-    """Print the tables.
+def show(console: Console, names: Sequence[str] = (), imports: Collection[str] = ()) -> None:
+    """Print the tables; arguments as of `choose`.
 
     Raises:
         ValueError: of `choose`.
     """
-    found = choose(names)
+    found = choose(names, imports)
     for kind, title in KINDS.items():
         if found[kind]:
             console.print(_table(title, found[kind]))
@@ -112,10 +124,14 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
         if "aggregations" in row:
             keys.append(f"[dim]loss_agg_mode: {', '.join(row['aggregations'])}[/dim]")
         table.add_row(
-            f"[bold]{row['name']}[/bold]", f"{row['title']}\narXiv {row['arxiv']}", "\n".join(data), "\n".join(keys)
+            f"[bold]{row['name']}[/bold]", f"{row['title']}\n{_arxiv(row)}".strip(), "\n".join(data), "\n".join(keys)
         )
     table.caption = "token data in brackets is read when there is any, or under other options"
     return table
+
+
+def _arxiv(row: Mapping[str, Any]) -> str:
+    return f"arXiv {row['arxiv']}" if row["arxiv"] else ""
 
 
 if __name__ == "__main__":

@@ -176,6 +176,9 @@ def preflight(
 @app.command()
 def losses(
     names: Annotated[list[str] | None, typer.Argument(help="Show these only.")] = None,
+    imports: Annotated[
+        list[str] | None, typer.Option("--import", help="Module or .py file that adds your method; repeatable.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """List every loss and estimator: paper, token data it needs, hyper-parameters with defaults and ranges."""
@@ -187,9 +190,9 @@ def losses(
 
     try:
         if as_json:
-            typer.echo(json.dumps(catalogue.choose(names or ()), indent=2))
+            typer.echo(json.dumps(catalogue.choose(names or (), imports or ()), indent=2))
         else:
-            catalogue.show(Console(), names or ())
+            catalogue.show(Console(), names or (), imports or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="names") from error
 

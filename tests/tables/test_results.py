@@ -10,8 +10,8 @@ import pytest
 import tables
 from tables import scores
 
+from verl_ext.recipe_files.schema import Column
 from verl_ext.tables.columns import average, column_values, mean_interval, obtained
-from verl_ext.tables.schema import Column
 
 # Three problems with four samples: correct 2, 0, 4 of 4; boxed 3, 1, 4 of 4.
 CORRECT = [[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
