@@ -1,7 +1,6 @@
 """What the losses share is verl's own arithmetic, where verl has it."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from verl.trainer.ppo.core_algos import agg_loss, compute_policy_loss_vanilla
+from verl.trainer.ppo.core_algos import agg_loss
 
-from tests.losses.batches import Batch, actor_config, assert_same_step, edge_batches, random_batch, soiled, step
+from tests.losses.batches import Batch, edge_batches, random_batch, soiled
 from verl_ext.losses import common
 from verl_ext.losses.common import AGGREGATIONS, GlobalBatch
 
@@ -101,79 +100,6 @@ def test_several_ranks_need_a_number_to_share() -> None:
 def test_an_unknown_aggregation_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'mean' is not one of token-mean, token-sum, seq-mean-token-sum"):
         common.aggregate(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool), "mean", GlobalBatch())
-
-
-def ppo_loss(
-    *args: Tensor, low: float, high: float, c: float, mode: str, batch: GlobalBatch
-) -> tuple[Tensor, dict[str, float]]:
-    tokens = common.read_tokens(*args)
-    lower, upper = tokens.advantages.new_tensor([1 - low, 1 + high])
-    term, sides = common.ppo_term(tokens, lower, upper, c)
-    loss = common.aggregate(term, tokens.mask, mode, batch)
-    return loss, common.to_floats(common.clip_metrics(tokens, **sides))
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    edge_batches,
-    st.sampled_from([(0.2, 0.28), (3e-4, 4e-4), (0.0, 0.0)]),
-    st.sampled_from([1.05, 3.0, 1e9]),
-    st.sampled_from(AGGREGATIONS),
-    st.sampled_from([{}, FULL]),
-    st.sampled_from([1.0, 100.0]),
-)
-def test_ppo_term_is_vanilla(
-    batch: Batch, width: tuple[float, float], c: float, mode: str, info: dict[str, Any], stretch: float
-) -> None:
-    """`stretch` takes log-ratios beyond the clamp at 20."""
-    batch = replace(batch, log_prob=batch.old_log_prob + stretch * (batch.log_prob - batch.old_log_prob))
-    low, high = width
-    ours = step(ppo_loss, batch, low=low, high=high, c=c, mode=mode, batch=GlobalBatch(**info))
-    actor = actor_config(clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=c, global_batch_info=info)
-    assert_same_step(batch, ours, step(compute_policy_loss_vanilla, batch, mode, actor))
-
-
-def test_ppo_term_golden() -> None:
-    """Ratios 1, 1.5, 0.5, 4 within [0.8, 1.2], c = 3, for A = 2 and A = -2."""
-    ratio = torch.tensor([[1.0, 1.5, 0.5, 4.0]] * 2, dtype=torch.float64)
-    new = ratio.log().requires_grad_()
-    advantages = torch.tensor([[2.0], [-2.0]], dtype=torch.float64).expand(2, 4)
-    tokens = common.read_tokens(torch.zeros_like(ratio), new, advantages, torch.ones(2, 4))
-    lower, upper = torch.tensor(0.8, dtype=torch.float64), torch.tensor(1.2, dtype=torch.float64)
-    term, sides = common.ppo_term(tokens, lower, upper, 3.0)
-    # A = 2:  1 * 2; min(3, 2.4); min(1, 1.6); min(8, 2.4)
-    # A = -2: -2; min(-3, -2.4); min(-1, -1.6); min(-8, -2.4) = -8, and no less than 3 * -2
-    torch.testing.assert_close(term, torch.tensor([[2, 2.4, 1, 2.4], [-2, -3, -1.6, -6]], dtype=torch.float64))
-    term.sum().backward()
-    assert new.grad is not None
-    # d(rA)/dl = rA where the unclipped side stands
-    torch.testing.assert_close(new.grad, torch.tensor([[2.0, 0, 1, 0], [-2, -3, 0, 0]], dtype=torch.float64))
-    assert sides["high"].tolist() == [[False, True, False, True], [False] * 4]
-    assert sides["low"].tolist() == [[False] * 4, [False, False, True, False]]
-    assert sides["dual"].tolist() == [[False] * 4, [False, False, False, True]]
-    assert common.to_floats(common.clip_metrics(tokens, **sides)) == pytest.approx(
-        {
-            "actor/pg_clipfrac": 3 / 8,
-            "actor/pg_clipfrac_low": 1 / 8,
-            "actor/pg_clipfrac_high": 2 / 8,
-            "actor/pg_clipfrac_lower": 1 / 8,
-            "actor/ppo_kl": -math.log(1.5 * 0.5 * 4) * 2 / 8,
-        }
-    )
-
-
-def test_bounds_may_differ_by_token() -> None:
-    ratio = torch.tensor([[1.5, 1.5]])
-    tokens = common.read_tokens(torch.zeros(1, 2), ratio.log(), torch.ones(1, 2), torch.ones(1, 2))
-    term, sides = common.ppo_term(tokens, torch.tensor([[0.5, 0.5]]), torch.tensor([[1.1, 1.9]]), 3.0)
-    torch.testing.assert_close(term, torch.tensor([[1.1, 1.5]]))
-    assert sides["high"].tolist() == [[True, False]]
-
-
-def test_metrics_of_nothing_are_zero() -> None:
-    empty = random_batch(0, 2, 3, drift=0.3, fill=0.0)
-    metrics = step(ppo_loss, empty, low=0.2, high=0.2, c=3.0, mode="token-mean", batch=GlobalBatch())[2]
-    assert set(metrics.values()) == {0.0}
 
 
 def test_tokens_are_read_in_one_dtype_and_hide_what_the_mask_hides() -> None:

@@ -1,4 +1,4 @@
-"""What every policy loss here shares: precision, the clipped term, aggregation, metrics.
+"""What every policy loss here shares: precision, aggregation, metrics.
 
 Shapes: B rows, T tokens.
 """
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from verl_ext import grouping as grp
-from verl_ext.losses import trace
 
 # exp(20) is 4.9e8: far outside any clip range, and finite in float32 whatever it is multiplied with.
 MAX_LOG_RATIO = 20.0
@@ -133,33 +132,6 @@ def bounded_exp(log_values: Tensor) -> Tensor:
     return log_values.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
-def clipped_term(ratio: Tensor, advantages: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """min(r A, clip(r, lower, upper) A), and where the clipped side is strictly smaller.
-
-    `torch.minimum` would halve the gradient between the sides of a tie; here a tie keeps the unclipped
-    side whole, so that a width of zero still learns on-policy. NaN in any argument reaches the result.
-
-    Args:
-        ratio, advantages: [B, T]; or any shape, if one group's tokens share them.
-        lower, upper: the same shape, or [].
-
-    Returns:
-        term, and bool clipped, in the shape of `ratio`.
-    """
-    with torch.no_grad():
-        bounded = torch.minimum(ratio, upper)
-        torch.maximum(bounded, lower, out=bounded)
-        bounded *= advantages
-    trace.note(ratio=ratio, lower=lower, upper=upper)
-    # Losses need the most memory here. Without these names a caller's temporaries are gone.
-    del lower, upper
-    unclipped = ratio * advantages
-    del ratio
-    clipped = bounded < unclipped
-    trace.note(clipped=clipped)
-    return torch.where(unclipped <= bounded, unclipped, bounded), clipped
-
-
 def row_lengths(mask: Tensor) -> Tensor:
     """Valid tokens of each row, [B]."""
     return mask.sum(dim=-1, dtype=torch.int32)  # torch's own choice, int64, sums a copy of eight bytes a token
@@ -170,36 +142,6 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     if values.shape != mask.shape:
         return (values.squeeze(-1) * row_lengths(mask)).sum()
     return (values * mask.view(torch.uint8)).sum()  # torch multiplies by bytes several times faster than by bools
-
-
-def weighted(term: Tensor, tokens: Tokens, rollout_is_weights: Tensor | None) -> Tensor:
-    """The per-token objective times verl's rollout correction, where there is one."""
-    return term if rollout_is_weights is None else term * tokens.keep(rollout_is_weights)
-
-
-def ppo_term(tokens: Tokens, lower: Tensor, upper: Tensor, clip_ratio_c: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """The per-token objective of verl's `vanilla` loss between bounds that may differ by token, dual clip included.
-
-        r = exp(clamp(d)); min(r A, clip(r, lower, upper) A), and at least c A where A < 0
-
-    Dual clip: arXiv 1912.09729, equation 5.
-
-    Args:
-        tokens: the loss's inputs.
-        lower, upper: [B, T] or [], bounds of r.
-        clip_ratio_c: c > 1.
-
-    Returns:
-        [B, T] term; arguments `low`, `high` and `dual` of `clip_metrics`.
-    """
-    advantages = tokens.advantages
-    term, clipped = clipped_term(bounded_exp(tokens.log_ratio), advantages, lower, upper)
-    negative, floor = advantages < 0, clip_ratio_c * advantages
-    dual = negative & (term < floor)
-    if trace.listening():
-        trace.note(clipped=clipped | dual)
-    # No term is clipped where the advantage is 0.
-    return torch.where(dual, floor, term), {"low": clipped & negative, "high": clipped & ~negative, "dual": dual}
 
 
 # A count that travels with the metrics, so that checking it costs no transfer of its own.

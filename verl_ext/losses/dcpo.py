@@ -13,7 +13,7 @@ from typing import Annotated
 from torch import Tensor
 
 from verl_ext.hyper import check_call, number, one_of
-from verl_ext.losses import common
+from verl_ext.losses import common, slots
 
 AGGREGATIONS = common.AGGREGATIONS
 # 1/q beyond it does not change a bound: the lower one is 1/2 and the upper one capped long before, and float32 ends.
@@ -70,17 +70,14 @@ def dcpo_loss(
             old_log_prob, log_prob, advantages, response_mask, rollout_is_weights=rollout_is_weights
         )
         lower, upper = _bounds(tokens.old_log_prob, clip_ratio_low, clip_ratio_high, r_max)
-        term, sides = common.ppo_term(tokens, lower, upper, r_max)
-        objective = common.weighted(term, tokens, rollout_is_weights)
-        loss = common.aggregate(objective, tokens.mask, loss_agg_mode, batch)
         valid = tokens.mask.sum().clamp(min=1)
         metrics = {
-            **common.clip_metrics(tokens, **sides),
             "actor/dcpo/lower": (lower * tokens.mask).sum() / valid,
             "actor/dcpo/upper": (upper * tokens.mask).sum() / valid,
             "actor/dcpo/capped": ((upper == r_max) & tokens.mask).sum() / valid,
         }
-        return loss, common.to_floats(metrics)
+        objective = slots.objective(tokens, lower, upper, dual_clip=r_max)
+        return objective.loss(loss_agg_mode, batch, rollout_is_weights, metrics)
 
 
 def _bounds(old_log_prob: Tensor, low: float, high: float, r_max: float) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from verl_ext import grouping as grp
 from verl_ext.hyper import ascending, check_call, number, one_of
-from verl_ext.losses import common
+from verl_ext.losses import common, slots
 
 GROUPINGS = ("quantile", "threshold", "sequence", "token")
 TOKEN_RATIOS = ("detached", "old")
@@ -124,17 +124,16 @@ def espo_loss(
         entropy = None if old_entropy is None else groups.mean(tokens.keep(old_entropy))
         group_ratio = common.bounded_exp(groups.mean(tokens.log_ratio.detach()))
         lower, upper = _bounds(clip, group_ratio, entropy, vocab_size, alpha, clip_ratio_low, clip_ratio_high)
-        term, clipped = common.clipped_term(
-            _token_ratio(token_ratio, tokens, groups, group_ratio),
-            tokens.advantages,
+        objective = slots.objective(
+            tokens,
             groups.each(lower),
             groups.each(upper),
+            ratio=_token_ratio(token_ratio, tokens, groups, group_ratio),
         )
-        objective = groups.mean_of_means(common.weighted(term, tokens, rollout_is_weights))
-        loss = common.row_mean_loss(objective, tokens.mask, batch)
+        loss = common.row_mean_loss(groups.mean_of_means(objective.corrected(rollout_is_weights)), tokens.mask, batch)
         means = {"ratio": _mean_ratio(token_ratio, tokens, groups, group_ratio), "eps": (upper - lower) / 2}
         means |= {} if entropy is None else {"entropy": entropy}
-        metrics = _metrics(groups, tokens, means, clipped, pooled=grouping in ("sequence", "token"))
+        metrics = _metrics(groups, objective, means, pooled=grouping in ("sequence", "token"))
     if missing := metrics.pop(UNGROUPED):
         raise ValueError(
             f"espo: {missing:.0f} valid tokens have a group id outside the groups of grouping={grouping}; the ids must "
@@ -209,26 +208,24 @@ def _mean_ratio(token_ratio: str, tokens: common.Tokens, groups: grp.Groups, gro
 
 
 def _metrics(
-    groups: grp.Groups, tokens: common.Tokens, means: dict[str, Tensor], clipped: Tensor, pooled: bool
+    groups: grp.Groups, objective: slots.Objective, means: dict[str, Tensor], pooled: bool
 ) -> dict[str, float]:
     """Token-weighted means over the valid tokens of this call, per group, or over all groups if `pooled`.
 
     Args:
-        groups, tokens: the loss's inputs.
+        groups, objective: of this call.
         means: [B, K] each, means over the tokens of a group.
-        clipped: [B, T] bool.
         pooled: whether the metrics take all groups as one.
     """
-    low = groups.tally(clipped & (tokens.advantages < 0))
-    high = groups.tally(clipped) - low  # no token is clipped where the advantage is 0
-    sums = {name: mean * groups.size for name, mean in means.items()} | {"clip_low": low, "clip_high": high}
+    sums = {name: mean * groups.size for name, mean in means.items()}
+    sums |= {"clip_low": groups.tally(objective.low), "clip_high": groups.tally(objective.high)}
     rows = (0, 1) if pooled else (0,)
+    valid = objective.tokens.mask.count_nonzero()
     size = groups.size.sum(dim=rows).view(-1)
     columns = {name: total.sum(dim=rows).view(-1) / size.clamp(min=1) for name, total in sums.items()}
-    columns["tokens"] = size / tokens.mask.count_nonzero().clamp(min=1)
+    columns["tokens"] = size / valid.clamp(min=1)
 
-    metrics = common.clip_metrics(tokens, low=low, high=high)
-    metrics[UNGROUPED] = tokens.mask.count_nonzero() - groups.size.sum()
+    metrics = objective.clip_metrics() | {UNGROUPED: valid - groups.size.sum()}
     for name, column in columns.items():
         metrics |= {f"actor/espo/group{k}/{name}": value for k, value in enumerate(column.unbind())}
     return common.to_floats(metrics)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from verl_ext.hyper import check_call, number, one_of
-from verl_ext.losses import common
+from verl_ext.losses import common, slots
 
 AGGREGATIONS = ("seq-mean-token-mean",)
 
@@ -67,14 +67,7 @@ def grpo_s_loss(
         )
         length = tokens.mask.sum(dim=-1, keepdim=True).clamp(min=1)
         ratio = (common.bounded_exp(tokens.log_ratio) * tokens.mask).sum(dim=-1, keepdim=True) / length  # [B, 1]
-        lower, upper = ratio.new_tensor(1 - clip_ratio_low), ratio.new_tensor(1 + clip_ratio_high)
-        term, clipped = common.clipped_term(ratio.expand_as(tokens.advantages), tokens.advantages, lower, upper)
-        objective = common.weighted(term, tokens, rollout_is_weights)
-        loss = common.aggregate(objective, tokens.mask, loss_agg_mode, batch)
-        low, high = clipped & (tokens.advantages < 0), clipped & (tokens.advantages > 0)
-        rows = tokens.mask.any(dim=-1).sum().clamp(min=1)
-        metrics = {
-            **common.clip_metrics(tokens, low=low, high=high),
-            "actor/grpo_s/ratio": torch.where(tokens.mask.any(dim=-1), ratio.detach().squeeze(-1), 0.0).sum() / rows,
-        }
-        return loss, common.to_floats(metrics)
+        present = tokens.mask.any(dim=-1)
+        mean = torch.where(present, ratio.detach().squeeze(-1), 0.0).sum() / present.sum().clamp(min=1)
+        objective = slots.objective(tokens, 1 - clip_ratio_low, 1 + clip_ratio_high, ratio=ratio)
+        return objective.loss(loss_agg_mode, batch, rollout_is_weights, {"actor/grpo_s/ratio": mean})

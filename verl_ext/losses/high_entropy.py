@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from verl_ext.hyper import check_call, number, one_of
-from verl_ext.losses import common, trace
+from verl_ext.losses import common, slots
 
 SCOPES = ("row", "batch")
 AGGREGATIONS = common.AGGREGATIONS
@@ -109,35 +109,25 @@ def high_entropy_loss(
             group_ids=group_ids,
             rollout_is_weights=rollout_is_weights,
         )
-        kept, weight = _kept(tokens, entropy if scope == "row" else None, group_ids, rho)
-        lower, upper = tokens.advantages.new_tensor([1 - clip_ratio_low, 1 + clip_ratio_high])
-        term, sides = common.ppo_term(tokens, lower, upper, clip_ratio_c)
-        sides = {side: clipped & kept for side, clipped in sides.items()}
-        if trace.listening():
-            trace.note(clipped=sides["low"] | sides["high"] | sides["dual"])
-        objective = term * weight * kept
-        loss = common.aggregate(
-            common.weighted(objective, tokens, rollout_is_weights), tokens.mask, loss_agg_mode, batch
-        )
-        metrics = {
-            **common.clip_metrics(tokens, **sides),
-            "actor/high_entropy/kept": kept.sum() / tokens.mask.sum().clamp(min=1),
-        }
-        return loss, common.to_floats(metrics)
+        weight = _weight(tokens, entropy if scope == "row" else None, group_ids, rho)
+        kept = weight.count_nonzero() / tokens.mask.sum().clamp(min=1)
+        tokens = slots.weighted(tokens, weight)
+        del weight  # [B, T], and not needed for the objective
+        objective = slots.objective(tokens, 1 - clip_ratio_low, 1 + clip_ratio_high, dual_clip=clip_ratio_c)
+        return objective.loss(loss_agg_mode, batch, rollout_is_weights, {"actor/high_entropy/kept": kept})
 
 
-def _kept(
-    tokens: common.Tokens, entropy: Tensor | None, group_ids: Tensor | None, rho: float
-) -> tuple[Tensor, float | Tensor]:
-    """Tokens that learn, [B, T] bool, and their weight."""
+def _weight(tokens: common.Tokens, entropy: Tensor | None, group_ids: Tensor | None, rho: float) -> Tensor:
+    """w of the tokens that learn, 0 of the others, [B, T]."""
+    dtype = tokens.log_ratio.dtype
     if rho == 1:
-        return tokens.mask, 1.0
+        return tokens.mask.to(dtype)
     if entropy is None:
         assert group_ids is not None
-        return tokens.mask & (group_ids == 1), 1 / rho
+        return (tokens.mask & (group_ids == 1)).to(dtype) / rho
     kept = _highest(entropy, tokens.mask, rho)
-    length, count = (where.sum(dim=-1, keepdim=True).to(tokens.log_prob.dtype) for where in (tokens.mask, kept))
-    return kept, length / count.clamp(min=1)
+    length, count = (common.row_lengths(where).unsqueeze(-1) for where in (tokens.mask, kept))
+    return kept * (length.to(dtype) / count.clamp(min=1))
 
 
 def _highest(entropy: Tensor, mask: Tensor, rho: float) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verl_ext import grouping as grp
 from verl_ext.hyper import check_call, flag, number, one_of
-from verl_ext.losses import common, trace
+from verl_ext.losses import common, slots
 
 AGGREGATIONS = ("seq-mean-token-mean", "token-mean")
 
@@ -93,7 +93,6 @@ def sspo_loss(
             old_entropy=old_entropy,
             rollout_is_weights=rollout_is_weights,
         )
-        weights = None if rollout_is_weights is None else tokens.keep(rollout_is_weights)
 
         def evaluate(ids: Tensor, count: int) -> tuple[Tensor, dict[str, float]]:
             segments = _Segments(tokens.mask, ids, count)
@@ -102,19 +101,9 @@ def sspo_loss(
             else:
                 lower, upper = tokens.log_ratio.new_tensor([1 - clip_ratio_low, 1 + clip_ratio_high])
             ratio = common.bounded_exp(segments.mean(tokens.log_ratio))
-            # The sum of A in place of its mean A_j: the term is then J_j times the size of the segment.
-            advantages = segments.sum(tokens.advantages)
-            term, clipped = common.clipped_term(ratio, advantages, lower, upper)
-            if trace.listening():
-                trace.note(**segments.spread(ratio=ratio, lower=lower, upper=upper, clipped=clipped))
-            objective = term if weights is None else term * segments.mean(weights)
-            loss = common.aggregate(objective, tokens.mask, loss_agg_mode, batch)
-            low = clipped & (advantages < 0)
-            metrics = {
-                **common.clip_metrics(tokens, low=segments.tokens(low), high=segments.tokens(clipped & ~low)),
-                **segments.metrics(ratio.detach(), lower, upper),
-            }
-            return loss, common.to_floats(metrics)
+            objective = slots.objective(tokens, lower, upper, ratio=ratio, units=segments)
+            metrics = segments.metrics(ratio.detach(), lower, upper)
+            return objective.loss(loss_agg_mode, batch, rollout_is_weights, metrics)
 
         width = segment_ids.shape[-1]
         loss, metrics = evaluate(segment_ids, min(width, max(width // 4, SURE_SEGMENTS)))

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from verl_ext.hyper import check_call, number, one_of
-from verl_ext.losses import common
+from verl_ext.losses import common, slots
 
 MAPPINGS = ("exponential", "linear")
 SCOPES = ("row", "micro_batch")
@@ -101,20 +100,15 @@ def steer_loss(
             entropy=entropy,
             rollout_is_weights=rollout_is_weights,
         )
-        # A weight is positive, so the advantage carries it through the minimum and the dual clip.
-        weighted, metrics = _weighted_advantages(tokens, entropy, mapping, scope, w_min, w_max)
-        tokens = replace(tokens, advantages=weighted)
-        lower, upper = tokens.advantages.new_tensor([1 - clip_ratio_low, 1 + clip_ratio_high])
-        term, sides = common.ppo_term(tokens, lower, upper, clip_ratio_c)
-        objective = common.weighted(term, tokens, rollout_is_weights)
-        loss = common.aggregate(objective, tokens.mask, loss_agg_mode, batch)
-        return loss, common.to_floats({**common.clip_metrics(tokens, **sides), **metrics})
+        tokens, metrics = _weighted(tokens, entropy, mapping, scope, w_min, w_max)
+        objective = slots.objective(tokens, 1 - clip_ratio_low, 1 + clip_ratio_high, dual_clip=clip_ratio_c)
+        return objective.loss(loss_agg_mode, batch, rollout_is_weights, metrics)
 
 
-def _weighted_advantages(
+def _weighted(
     tokens: common.Tokens, entropy: Tensor, mapping: str, scope: str, w_min: float, w_max: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """w A, [B, T], and the metrics of the method."""
+) -> tuple[common.Tokens, dict[str, Tensor]]:
+    """The tokens, each with its weight, and the metrics of the method."""
     change = _entropy_change(tokens, entropy)
     weight = _weight(mapping, scope, change, tokens.mask, w_min, w_max)
     valid = tokens.mask.count_nonzero().clamp(min=1)
@@ -122,7 +116,7 @@ def _weighted_advantages(
         "actor/steer/weight": common.masked_sum(weight, tokens.mask) / valid,
         "actor/steer/entropy_change": change.sum() / valid,
     }
-    return weight * tokens.advantages, metrics
+    return slots.weighted(tokens, weight), metrics
 
 
 def _entropy_change(tokens: common.Tokens, entropy: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from verl_ext.hyper import check_call, number, one_of
-from verl_ext.losses import common, trace
+from verl_ext.losses import common, slots, trace
 from verl_ext.losses.kl import KL_TYPES, kl_of
 
 RATIOS = ("sequence", "token", "prefix", "none")
@@ -106,18 +106,16 @@ def tepo_loss(
         if kl_coef != 0 and kl_mask != "none":
             penalised = _kl_mask(kl_mask, tokens, entropy, old_entropy, entropy_tol)
             penalty = kl_of(tokens.log_ratio, kl_type) * penalised
-        metrics = {"kl_mask": penalised.sum() / valid, "kl": penalty.detach().sum() / valid}
         weight = _ratio(ratio, tokens)
-        low, high = 1 - clip_ratio_low, 1 + clip_ratio_high
-        objective, at_low, at_high = _clipped("none" if ratio == "none" else clip, weight, tokens, low, high)
-        objective.sub_(penalty, alpha=kl_coef)
+        metrics = {
+            "actor/tepo/kl_mask": penalised.sum() / valid,
+            "actor/tepo/kl": penalty.detach().sum() / valid,
+            "actor/tepo/weight": common.masked_sum(weight.detach(), tokens.mask) / valid,
+        }
+        objective = _objective("none" if ratio == "none" else clip, weight, tokens, clip_ratio_low, clip_ratio_high)
+        objective.values.sub_(penalty, alpha=kl_coef)
         del penalty  # [B, T], and not needed for the gradient
-        loss = common.aggregate(
-            common.weighted(objective, tokens, rollout_is_weights), tokens.mask, loss_agg_mode, batch
-        )
-        metrics["weight"] = common.masked_sum(weight.detach(), tokens.mask) / valid
-        metrics = {f"actor/tepo/{name}": value for name, value in metrics.items()}
-        return loss, common.to_floats({**common.clip_metrics(tokens, low=at_low, high=at_high), **metrics})
+        return objective.loss(loss_agg_mode, batch, rollout_is_weights, metrics)
 
 
 def _ratio(ratio: str, tokens: common.Tokens) -> Tensor:
@@ -132,25 +130,16 @@ def _ratio(ratio: str, tokens: common.Tokens) -> Tensor:
     return common.bounded_exp(d.cumsum(dim=-1) / mask.cumsum(dim=-1).clamp(min=1))
 
 
-def _clipped(
-    clip: str, weight: Tensor, tokens: common.Tokens, low: float, high: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The clipped term, and where it was clipped at the lower and at the upper bound; [B, T] each."""
-    advantages = tokens.advantages
-    nowhere = tokens.mask.new_zeros(())
-    if clip == "none":
-        trace.note(ratio=weight, lower=weight.new_tensor(-math.inf), upper=weight.new_tensor(math.inf), clipped=nowhere)
-        return weight * advantages, nowhere, nowhere
-    lower, upper = advantages.new_tensor(low), advantages.new_tensor(high)
+def _objective(clip: str, weight: Tensor, tokens: common.Tokens, low: float, high: float) -> slots.Objective:
+    """The clipped term."""
     if clip == "ppo":
-        term, clipped = common.clipped_term(weight.expand_as(advantages), advantages, lower, upper)
-        low_side = clipped & (advantages < 0)
-        return term, low_side, clipped & ~low_side
-    # min(w, clip(w)) is w below the upper bound, so the lower one never acts.
-    bounded, clipped = common.clipped_term(weight, torch.ones_like(weight), lower, upper)
-    if trace.listening():
-        trace.note(lower=weight.new_tensor(-math.inf), clipped=clipped & (advantages != 0))
-    return bounded * advantages, nowhere, clipped & (advantages != 0)
+        return slots.objective(tokens, 1 - low, 1 + high, ratio=weight)
+    # min(w, clip(w)) is w below the upper bound, so the lower one never acts. It needs no product with A, and stays
+    # [B, 1] for a ratio of the row.
+    upper = math.inf if clip == "none" else 1 + high
+    beyond = (weight > upper) & (tokens.advantages != 0)
+    trace.note(ratio=weight, lower=weight.new_tensor(-math.inf), upper=weight.new_tensor(upper), clipped=beyond)
+    return slots.Objective(tokens, weight.clamp(max=upper) * tokens.advantages, beyond.new_zeros(()), beyond)
 
 
 def _kl_mask(
