@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import verl_ext
 from verl_ext.config import MethodConfig
 from verl_ext.hyper import check_call, hyper_of, number
-from verl_ext.losses import common
+from verl_ext.losses import common, slots
 
 
 def my_loss(
@@ -16,20 +16,16 @@ def my_loss(
     clip_ratio_low=0.2, clip_ratio_high=0.28, loss_agg_mode="token-mean",
     batch, rollout_is_weights=None,
 ):  # fmt: skip
-    """J_t = (1 + kappa H_t) min(r A, clip(r, 1 - low, 1 + high) A), H_t the old policy's entropy in nats."""
+    """J_t = min(r A, clip(r, 1 - low, 1 + high) A), A = (1 + kappa H_t) A_t, H_t the old policy's entropy in nats."""
     check_call(my_loss, {"kappa": kappa})
     tokens = common.read_tokens(
         old_log_prob, log_prob, advantages, response_mask,
         old_entropy=old_entropy, rollout_is_weights=rollout_is_weights,
     )  # fmt: skip
-    entropy, ratio = tokens.keep(old_entropy), common.bounded_exp(tokens.log_ratio)
-    lower, upper = ratio.new_tensor([1 - clip_ratio_low, 1 + clip_ratio_high])
-    term, clipped = common.clipped_term(ratio, tokens.advantages, lower, upper)
-    objective = common.weighted((1 + kappa * entropy) * term, tokens, rollout_is_weights)
-    loss = common.aggregate(objective, tokens.mask, loss_agg_mode, batch)
-    metrics = common.clip_metrics(tokens, clipped & (tokens.advantages < 0), clipped & (tokens.advantages >= 0))
-    metrics["actor/my_loss/entropy"] = entropy.sum() / tokens.mask.sum().clamp(min=1)
-    return loss, common.to_floats(metrics)
+    entropy = tokens.keep(old_entropy)
+    objective = slots.objective(slots.weighted(tokens, 1 + kappa * entropy), 1 - clip_ratio_low, 1 + clip_ratio_high)
+    metrics = {"actor/my_loss/entropy": entropy.sum() / tokens.mask.sum().clamp(min=1)}
+    return objective.loss(loss_agg_mode, batch, rollout_is_weights, metrics)
 
 
 @dataclass
