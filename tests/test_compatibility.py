@@ -23,7 +23,16 @@ from verl.workers.config import DistillationConfig, DistillationLossConfig, FSDP
 from tests.bridge.configurations import compose
 from tests.bridge.micro_batches import PROMPT, actor, jagged, micro_batch
 from tools.pages import compatibility as page
-from tools.pages.compatibility_entries import COLUMNS, ESTIMATORS, FEATURES, KINDS, LOSSES, ROLLOUT, Feature
+from tools.pages.compatibility_entries import (
+    COLUMNS,
+    ESTIMATORS,
+    FEATURES,
+    KINDS,
+    LOSSES,
+    NO_ENTROPIES,
+    ROLLOUT,
+    Feature,
+)
 from verl_ext import plugin
 from verl_ext.bridge import compatibility, driver
 
@@ -391,7 +400,7 @@ def test_distillation_is_added_to_every_loss(name: str) -> None:
     assert "distillation/loss" in metrics
 
 
-@pytest.mark.parametrize("name", ["dcpo", "grpo_s"])
+@pytest.mark.parametrize("name", NO_ENTROPIES)
 def test_verls_fused_kernel_gives_the_log_probs_of_the_plain_pass(name: str) -> None:
     """verl's torch kernel on the CPU: the same loss, and the same gradient at the hidden states and the head."""
     generator = torch.Generator().manual_seed(1)

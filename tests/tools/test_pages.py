@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.presets import other_values
 from tools.pages import derived, methods, presets
 from verl_ext import plugin
 
@@ -67,6 +68,11 @@ def test_a_made_preset_is_the_one_by_hand_without_its_numbers(name: str) -> None
         "clip_ratio_high",
         "clip_ratio_c",
     }
+
+
+@pytest.mark.parametrize("name", plugin.POLICY_LOSSES)
+def test_what_makes_a_loss_another_is_told_by_its_entry(name: str) -> None:
+    assert other_values.of_loss(name) == other_values.OTHER_VALUES[name]
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
