@@ -44,7 +44,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 # For benchmarks: glibc keeps what was freed. Otherwise, by the luck of the heap, half a loss's time is page faults.
 STEADY := MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 
-.PHONY: help setup demo test test-fast test-all bench mutants study gpu-check drift image-cpu lint format check-lock lock lock-cpu lock-gpu clean
+.PHONY: help setup demo test test-fast test-all bench docs mutants study gpu-check drift image-cpu lint format check-lock lock lock-cpu lock-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -87,6 +87,9 @@ test-all: lint check-lock ## everything, fault injection and long runs included
 bench: $(STAMP) ## time and memory against verl, on idle cores; fails if a limit is missed (BENCH_ARGS=...)
 	$(STEADY) $(BIN)/python -m pytest benchmarks -q -p no:randomly --benchmark-columns=median,iqr,min,rounds --benchmark-sort=name $(PYTEST_ARGS)
 	$(STEADY) $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+docs: $(STAMP) ## write what is derived from the code: tables, pages, presets (CHECK=1: compare only)
+	$(BIN)/python -m tools.pages $(if $(CHECK),--check)
 
 mutants: $(STAMP) ## change the code in ways that its tests have to notice, one at a time (MUTANT_ARGS=symbol)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation $(MUTANT_ARGS)

@@ -27,11 +27,6 @@ def test_every_method_is_there_with_everything_that_a_user_sets() -> None:
     assert erpo["hyper_parameters"]["num_buckets"] == {"default": 10, "range": "a whole number >= 1"}
 
 
-def test_the_file_is_what_the_registries_hold() -> None:
-    """`python -m verl_ext.catalogue` writes it anew."""
-    assert catalogue.kept() == catalogue.entries()
-
-
 def test_one_method_is_shown_alone_and_a_misspelt_one_is_told() -> None:
     found = catalogue.choose(["espo", "gspo"])
     assert [row["name"] for kind in catalogue.KINDS for row in found[kind]] == ["espo", "espo"]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from tools.pages.presets import is_made
+from verl_ext import plugin
+
 ACTOR = "actor_rollout_ref.actor"
 LOSS = f"{ACTOR}.policy_loss.loss_mode"
 CLASS = f"{ACTOR}.policy_loss._target_"
@@ -39,3 +44,15 @@ OTHER_VALUES: dict[str, dict[str, object]] = {
     "steer": ENTROPIES,
     "tepo": ENTROPIES,
 }
+
+
+def of_loss(name: str) -> dict[str, object]:
+    """The same for a loss's preset that is made, of the table's entry."""
+    loss = plugin.POLICY_LOSSES[name]
+    norm = "seq-mean-token-sum-norm"
+    values: dict[str, object] = {} if norm in loss.aggregations else {AGGREGATION: norm}
+    return {**OURS, **values, **({f"{ACTOR}.calculate_entropy": False} if "entropy" in loss.reads else {})}
+
+
+ALGO = Path(__file__).parents[2] / "configs/algo"
+OTHER_VALUES |= {name: of_loss(name) for name in plugin.POLICY_LOSSES if is_made(ALGO / f"{name}.yaml")}

@@ -1,4 +1,4 @@
-"""docs/compatibility.md, made from the entries: ``python -m verl_ext.bridge.compatibility > docs/compatibility.md``."""
+"""docs/compatibility.md, made from the entries: ``make docs``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from verl_ext.bridge.compatibility.entries import COLUMNS, FEATURES, LOSSES, Cell, Feature
+from tools.pages.compatibility_entries import COLUMNS, FEATURES, LOSSES, Cell, Feature
 
 HEAD = """# What of veRL works with these methods
 
 Each feature of veRL (version 0.9.1, file names below are its own) against each loss, the estimators and the entropies
-of the rollout. This page is made from `verl_ext/bridge/compatibility/entries.py`; `tests/test_compatibility.py` checks
+of the rollout. This page is made from `tools/pages/compatibility_entries.py`; `tests/test_compatibility.py` checks
 that it is the same, that each named test exists, that each refusal happens, and that nothing else is refused.
 
 | word | meaning |

@@ -94,8 +94,13 @@ def but(*names: str) -> tuple[str, ...]:
     return tuple(name for name in LOSSES if name not in names)
 
 
-NO_ENTROPY_ON_POLICY = ("dcpo", "grpo_s")
-DUAL = ("steer", "high_entropy")
+NO_ENTROPIES = tuple(
+    name for name, loss in plugin.POLICY_LOSSES.items() if not {"entropy", "old_entropy", "group_ids"} & {*loss.reads}
+)
+DUAL = tuple(name for name, loss in plugin.POLICY_LOSSES.items() if "clip_ratio_c" in loss.settings)
+BY_SEQUENCE = tuple(
+    name for name, loss in plugin.POLICY_LOSSES.items() if "seq-mean-token-sum-norm" not in loss.aggregations
+)
 CONFORMANCE = "tests/conformance/test_losses.py::test_our_losses_pass_a_few_cases"
 INHERITED = "tests/bridge/test_controller.py::test_contract_every_trainer_inherits_the_bound_methods"
 IN_LOSS = f"{VERL_LOSSES}: pg_loss, pg_metrics = policy_loss_fn("
@@ -181,10 +186,8 @@ FEATURES: tuple[Feature, ...] = (
         "aggregation",
         {f"{A}.loss_agg_mode": "seq-mean-token-sum-norm"},
         (
-            refused(("espo", "sspo", "grpo_s"), "aggregates with seq-mean-token-mean"),
-            tested(
-                but("espo", "sspo", "grpo_s"), CONFORMANCE, "tests/losses/test_common.py::test_aggregation_is_verls"
-            ),
+            refused(BY_SEQUENCE, "aggregates with seq-mean-token-mean"),
+            tested(but(*BY_SEQUENCE), CONFORMANCE, "tests/losses/test_common.py::test_aggregation_is_verls"),
             apart((ESTIMATORS,), IN_LOSS),
             apart((ROLLOUT,), IN_LOSS),
         ),
@@ -361,8 +364,8 @@ FEATURES: tuple[Feature, ...] = (
         "fused kernels, torch",
         {f"{M}.use_fused_kernels": True},
         (
-            refused(but(*NO_ENTROPY_ON_POLICY), "rounds entropies to bf16"),
-            tested(NO_ENTROPY_ON_POLICY, HERE + "test_verls_fused_kernel_gives_the_log_probs_of_the_plain_pass"),
+            refused(but(*NO_ENTROPIES), "rounds entropies to bf16"),
+            tested(NO_ENTROPIES, HERE + "test_verls_fused_kernel_gives_the_log_probs_of_the_plain_pass"),
             refused((ESTIMATORS,), "rounds entropies to bf16"),
             apart((ROLLOUT,), f"{FSDP}: log_probs = output.log_probs.squeeze(0)"),
         ),

@@ -1,10 +1,8 @@
-"""docs/metrics.md, rendered from the catalogue: ``python -m verl_ext.run_report.metrics_page docs/metrics.md``."""
+"""docs/metrics.md, rendered from `verl_ext.run_report.catalogue`."""
 
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 from verl_ext.run_report.catalogue import METRICS, PANELS
 
@@ -12,7 +10,7 @@ INTRODUCTION = """\
 # Metrics
 
 What verl_ext adds to verl's metrics. This page is made from the table in `verl_ext/run_report/catalogue.py`
-(`python -m verl_ext.run_report.metrics_page docs/metrics.md`); a test runs every loss and estimator with its options
+(`make docs`); a test runs every loss and estimator with its options
 and fails if one emits a name that is not here. Names do not change from one release to the next.
 
 - *Unit*: a share lies between 0 and 1; entropies, log-probs and KL are in nats; a ratio is one of probabilities.
@@ -78,7 +76,3 @@ def render() -> str:
             "\n".join([f"## {about}", "", "| name | unit | meaning | panel |", "|---|---|---|---|", *rows, ""])
         )
     return "\n".join([*parts, CLOSING])
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(render(), encoding="utf-8")

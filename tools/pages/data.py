@@ -1,16 +1,15 @@
-"""The table of data sets in docs/data.md, made of the sets: ``python -m verl_ext.data.docs docs/data.md`` renews it."""
+"""The table of data sets in docs/data.md, made of the sets' files."""
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from textwrap import fill
 
 from verl_ext.data import sets
 from verl_ext.data.dataset import Dataset
 
-BEGIN, END = "<!-- made by python -m verl_ext.data.docs -->", "<!-- end -->"
+BEGIN, END = "<!-- made by make docs -->", "<!-- end -->"
 
 
 def table() -> str:
@@ -49,8 +48,3 @@ def renewed(page: str) -> str:
     if not whole.search(page):
         raise ValueError(f"the page has no place for the table: {BEGIN} and {END}")
     return whole.sub(lambda _: f"{BEGIN}\n{table()}\n{END}", page)
-
-
-if __name__ == "__main__":
-    for file in map(Path, sys.argv[1:]):
-        file.write_text(renewed(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What the repository needs and a run does not."""
