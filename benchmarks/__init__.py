@@ -1,4 +1,4 @@
-"""Speed and memory against verl's own losses: `make bench`, see docs/benchmarks.md. No timed test runs in CI."""
+"""Speed and memory against verl's own losses: `make bench`, see docs/measured.md. No timed test runs in CI."""
 
 import os
 

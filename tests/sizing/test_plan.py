@@ -73,7 +73,7 @@ def test_rollouts_on_gpus_of_their_own() -> None:
 def test_a_published_measurement() -> None:
     """Qwen3-14B, all parameters trained in float32 with FSDP on two GPUs, one row of 4,096 tokens: 124.5 GB a GPU.
 
-    Of these 118.15 GB are states, 16 bytes for each of 14,768,307,200 parameters among two GPUs. docs/sizing.md says
+    Of these 118.15 GB are states, 16 bytes for each of 14,768,307,200 parameters among two GPUs. docs/measured.md says
     where this was read, and what differs from a run of verl.
     """
     settings = fsdp(gpus_per_node=2, shards=2, dynamic=False, update_limit=1, prompt_tokens=96, response_tokens=4000)

@@ -104,7 +104,7 @@ def plan(model: Model, settings: Settings, gpu: GPU) -> Plan:
     one = engine(model, settings, gpu.memory)
     trainer = _trainer(model, settings, held)
     if settings.cpu:
-        # As much as the whole weights stays resident from the first weight sync on; measured, see docs/sizing.md.
+        # As much as the whole weights stays resident from the first weight sync on; measured, see docs/measured.md.
         beside = {"kept from a sync": float(settings.weight * model.total), "process": float(TRAINER_PROCESS)}
         working = [Phase(phase.name, {**phase.parts, **beside}) for phase in trainer]
         phases = (*working, Phase("rollout", {**_engine_parts(one), "process": ROLLOUT_PROCESS}))
