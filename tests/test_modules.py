@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from verl_ext import modules, plugin
 from verl_ext.checks.collecting import own_findings
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "my_loss" / "my_loss.py"
+PAGE = EXAMPLE.parents[2] / "docs" / "write-a-loss.md"
 LOSS = (
     "+backend=cpu",
     "actor_rollout_ref.actor.policy_loss.loss_mode=outside",
@@ -68,10 +71,27 @@ def test_bypass_mode_has_the_rollout_make_its_entropies(module: Path) -> None:
     assert source.resolve(config) == source.EntropySource("rollout", True, ())
 
 
-def test_a_field_that_there_is_not_is_refused_with_the_nearest_one(module: Path) -> None:
-    module.write_text(module.read_text().replace('reads=("old_entropy",)', 'reads=("old_entropies",)'))
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            'reads=("old_entropy",)',
+            'reads=("old_entropies",)',
+            "TokenContext has no field 'old_entropies'; did you mean 'old_entropy'?",
+        ),
+        ("    old_entropy=None,", "    old_entropies=None,", "my_loss() has no parameter 'old_entropy'"),
+        ("    kappa: Annotated", "    k: Annotated", "KeyError: 'kappa'"),
+        ("    batch, rollout", "    everything, rollout", "my_loss() has no parameter 'batch'"),
+        ("aggregations=common.AGGREGATIONS,", "", "`aggregations` is empty"),
+        ("config=MyLossConfig", "config=dict", "builtins.dict is no verl_ext.hyper.Checked"),
+    ],
+)
+def test_an_entry_that_does_not_fit_its_function_is_refused(module: Path, old: str, new: str, says: str) -> None:
+    text = module.read_text()
+    assert text.count(old) == 1
+    module.write_text(text.replace(old, new))
     (fault,) = [fault for fault in found() if fault.startswith("verl_ext.modules")]
-    assert "TokenContext has no field 'old_entropies'; did you mean 'old_entropy'?" in fault
+    assert says in fault
 
 
 def test_a_module_that_is_not_there_is_a_fault_with_the_remedy() -> None:
@@ -82,7 +102,30 @@ def test_a_module_that_is_not_there_is_a_fault_with_the_remedy() -> None:
     assert "PYTHONPATH" in fault
 
 
-@pytest.mark.parametrize("given", ["my_loss", "[1]"])
+def test_a_folder_without_a_file_adds_nothing_and_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bare_folder").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (fault,) = modules.faults(compose("+backend=cpu", "+verl_ext.modules=[bare_folder]"))
+    assert "bare_folder is a folder without a file of its own" in fault
+
+
+def test_the_working_directory_is_searched_as_rays_workers_search_it(
+    module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = [path for path in sys.path if path not in ("", str(module.parent))]
+    monkeypatch.setattr(sys, "path", elsewhere)
+    with pytest.raises(modules.ModuleError, match="outside cannot be imported"):
+        modules.load(["outside"])
+    monkeypatch.chdir(module.parent)
+    modules.load(["outside"])
+    assert plugin.POLICY_LOSSES["outside"].name == "outside"
+
+
+def test_a_node_that_is_no_mapping_is_left_to_the_check_of_the_node() -> None:
+    assert modules.faults({"verl_ext": 3}) == []
+
+
+@pytest.mark.parametrize("given", ["my_loss", "[1]", "3"])
 def test_modules_are_a_list_of_names(given: str) -> None:
     (fault,) = modules.faults(compose("+backend=cpu", f"+verl_ext.modules={given}"))
     assert "a list of module names is wanted" in fault
@@ -104,6 +147,7 @@ def test_a_job_that_hands_on_other_modules_is_a_clash(module: Path) -> None:
     config = compose(*LOSS, f"+{modules.ENVIRONMENT}.{modules.VARIABLE}=other")
     (fault,) = modules.faults(config)
     assert f"{modules.VARIABLE}=other names other modules" in fault
+    assert modules.faults(compose(*LOSS, f"+{modules.ENVIRONMENT}.{modules.VARIABLE}=outside")) == []
 
 
 def test_a_process_with_another_file_than_the_drivers_stops_and_says_both(
@@ -135,15 +179,56 @@ def test_what_the_workers_ran_holds_the_digest(module: Path, monkeypatch: pytest
     assert execution.checksum(execution.identity(actor)) != execution.checksum(before)
 
 
+def test_what_the_workers_ran_holds_the_digest_of_an_installed_packages_loss(module: Path) -> None:
+    from verl.utils.config import omega_conf_to_dataclass
+
+    from verl_ext.bridge import execution
+
+    modules.load(["outside"])  # as an entry point does, in no variable
+    actor = omega_conf_to_dataclass(compose(*LOSS).actor_rollout_ref.actor)
+    assert execution.identity(actor)["modules"] == modules.digests(["outside"])
+
+
+def test_losses_shows_those_of_installed_packages_and_refuses_what_cannot_be_imported(
+    module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verl_ext import catalogue
+
+    monkeypatch.setattr(modules, "installed", lambda: ["outside"])
+    modules.load_named()
+    (row,) = catalogue.choose(["outside"])["losses"]
+    assert row["needs"] == ["old_entropy"]
+    with pytest.raises(ValueError, match="no_such_module cannot be imported"):
+        catalogue.choose(["outside"], ["no_such_module"])
+
+
+def test_it_is_replayed_with_hyper_parameters_of_its_own(module: Path) -> None:
+    from verl_ext.replay.subjects import build
+
+    modules.load(["outside"])
+    plain, wide = build(["outside", "wide=outside"], ["wide:kappa=2"])
+    assert (plain.hyper["kappa"], wide.hyper["kappa"]) == (0.5, 2)
+
+
 def test_a_name_that_is_taken_is_refused_and_the_same_entry_is_not(module: Path) -> None:
     modules.load(["outside"])
     entry = plugin.POLICY_LOSSES["outside"]
     plugin.add(entry)
     with pytest.raises(ValueError, match="choose another name"):
-        plugin.add(plugin.PolicyLoss("espo", entry.implementation, entry.config))
+        plugin.add(replace(entry, name="espo"))
     with pytest.raises(ValueError, match="another plugin"):
-        plugin.add(plugin.PolicyLoss("vanilla", entry.implementation, entry.config))
+        plugin.add(replace(entry, name="vanilla"))
     assert "vanilla" not in plugin.POLICY_LOSSES
+
+
+def test_conformance_passes_the_loss_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl_ext.conformance.command import Request, console, run
+
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "of_the_page.py").write_text("\n".join(blocks).replace('"my_loss"', '"of_the_page"'), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    request = Request(["of_the_page"], imports=["of_the_page"], folder=tmp_path / "failures", examples=5)
+    assert run(request, console()) == 0
 
 
 def test_conformance_passes_the_example_and_leaves_nothing_behind(

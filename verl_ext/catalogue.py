@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from verl_ext import modules
+
 if TYPE_CHECKING:
     from verl_ext import plugin
 
@@ -32,14 +34,15 @@ def choose(names: Collection[str], imports: Collection[str] = ()) -> dict[str, l
 
     Args:
         names: of methods.
-        imports: modules that add methods, or .py files; with them verl's registries are looked at.
+        imports: modules that add methods, or .py files; with them, or with an installed package that adds methods,
+            verl's registries are looked at.
 
     Raises:
         ValueError: naming each that there is not, with its nearest neighbour.
     """
     from verl_ext.hyper import nearest
 
-    found = with_imports(imports) if imports else kept()
+    found = with_imports(imports) if imports or modules.installed() else kept()
     own = {row["name"] for kind in KINDS for row in found[kind]}
     others = {name for other in found["other"] for name in other["names"]}
     unknown = [name for name in names if name not in own | others]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,23 +26,29 @@ ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
 _REMEDY = "install it on every node, put its folder on PYTHONPATH, or into Ray's runtime_env.working_dir"
 
 
-class ModuleError(ImportError):
+class ModuleError(ImportError, ValueError):
     """Modules of methods that cannot be loaded, or are not the driver's; the message lists every one."""
 
 
 def load(names: Iterable[str]) -> None:
-    """Import the modules, which add their methods.
+    """Import the modules, which add their methods; the working directory is searched last.
 
     Raises:
         ModuleError: listing each that cannot be imported, with the reason.
     """
+    # Ray's workers and `python -m` look there; a command such as `verl-ext` would not, and call the module absent.
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
     faults = []
     for name in names:
         try:
-            import_module(name)
+            module = import_module(name)
         # Whatever the module raises while it is imported, it has not added its methods.
         except Exception as error:
             faults.append(f"{name} cannot be imported ({type(error).__name__}: {error}); {_REMEDY}")
+            continue
+        if getattr(module, "__file__", None) is None:
+            faults.append(f"{name} is a folder without a file of its own, which adds nothing; name a module in it")
     if faults:
         raise ModuleError("; ".join(faults))
 
@@ -54,7 +60,7 @@ def load_named() -> None:
         ModuleError: a module cannot be imported, or its file is not the driver's.
     """
     wanted = handed_on(os.environ)
-    load(dict.fromkeys([*(point.module for point in entry_points(group=GROUP)), *wanted]))
+    load(dict.fromkeys([*installed(), *wanted]))
     own = digests(wanted)
     other = [
         f"{name} is {own[name]} here ({sys.modules[name].__file__}) and {digest} in the driver"
@@ -63,6 +69,11 @@ def load_named() -> None:
     ]
     if other:
         raise ModuleError(f"{'; '.join(other)}: this process would run another method; bring the files into line")
+
+
+def installed() -> list[str]:
+    """Modules that installed packages name."""
+    return [point.module for point in entry_points(group=GROUP)]
 
 
 def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
@@ -76,6 +87,13 @@ def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
     return {name.strip(): digest.strip() for name, _, digest in parts}
 
 
+def home(function: Any) -> list[str]:
+    """The module that a function stands in, where that is neither verl's nor ours and has a file."""
+    name = str(getattr(function, "__module__", ""))
+    outside = name.split(".")[0] not in ("verl", "verl_ext")
+    return [name] if outside and getattr(sys.modules.get(name), "__file__", None) else []
+
+
 def digests(names: Iterable[str]) -> dict[str, str]:
     """Loaded module -> 16 digits of the SHA-256 of its file."""
     files = {name: Path(str(sys.modules[name].__file__)) for name in names}
@@ -84,18 +102,19 @@ def digests(names: Iterable[str]) -> dict[str, str]:
 
 def faults(config: Any) -> list[str]:
     """Load the modules that a composed configuration names; what is wrong with them, as sentences."""
-    given = (config.get("verl_ext", None) or {}).get("modules", None)
+    given = named_in(config)
     if given is None:
         return []
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+    listed = isinstance(given, Sequence) and not isinstance(given, str)
+    if not listed or not all(isinstance(name, str) for name in given):
         return [f"{KEY}={given}: a list of module names is wanted, for instance +{KEY}=[my_package.my_loss]"]
     try:
         load(given)
     except ModuleError as error:
         return [f"{KEY}: {error}"]
     before = environment_of(config).get(VARIABLE)
-    text = _text(given)
-    if before not in (None, text):
+    # Without digests, as a person writes it, the same modules are no clash.
+    if before not in (None, _text(given), ",".join(given)):
         return [f"{ENVIRONMENT}.{VARIABLE}={before} names other modules than {KEY}={list(given)}; drop one of them"]
     return []
 
@@ -104,11 +123,17 @@ def hand_on(config: Any) -> None:
     """In the driver, before Ray starts: have every process of the run load what the configuration names."""
     from omegaconf import OmegaConf
 
-    given = (config.get("verl_ext", None) or {}).get("modules", None)
+    given = named_in(config)
     if not given:
         return
     os.environ[VARIABLE] = _text(given)
     OmegaConf.update(config, f"{ENVIRONMENT}.{VARIABLE}", os.environ[VARIABLE], force_add=True)
+
+
+def named_in(config: Any) -> Any:
+    """What stands at `verl_ext.modules`; None where the node is no mapping, which is a fault of its own."""
+    node = config.get("verl_ext", None)
+    return node.get("modules", None) if isinstance(node, Mapping) else None
 
 
 def environment_of(config: Any) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ An entry holds all that is known of a method beside its function.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
@@ -20,7 +21,7 @@ from verl_ext.advantages.erpo import erpo_advantage
 from verl_ext.advantages.espo import espo_advantage
 from verl_ext.advantages.gtpo import grpo_s_advantage, gtpo_advantage
 from verl_ext.context import TokenContext, current_context, require
-from verl_ext.hyper import checks_of, nearest, out_of_range
+from verl_ext.hyper import Checked, checks_of, nearest, out_of_range
 from verl_ext.losses import dcpo, espo, grpo_s, high_entropy, sspo, steer, tepo
 from verl_ext.losses.common import GlobalBatch
 
@@ -422,14 +423,14 @@ def add(method: PolicyLoss | Estimator) -> None:
         method: its table entry.
 
     Raises:
-        ValueError: its name is taken by something else, or it reads what no `TokenContext` has.
+        ValueError: its name is taken by something else, or its entry does not fit its function; every fault at once.
     """
-    fault = unknown_token_data(method)
+    faults = entry_faults(method)
     table: MutableMapping[str, Any] = POLICY_LOSSES if isinstance(method, PolicyLoss) else ESTIMATORS
     if table.get(method.name, method) != method:
-        fault = f"it is already {table[method.name]!r}; choose another name"
-    if fault:
-        raise ValueError(f"verl_ext.add of `{method.name}`: {fault}")
+        faults.append(f"it is already {table[method.name]!r}; choose another name")
+    if faults:
+        raise ValueError(f"verl_ext.add of `{method.name}`: {'; '.join(faults)}")
     before = dict(table)
     table[method.name] = method
     if "verl.trainer.ppo.core_algos" not in sys.modules:
@@ -442,11 +443,24 @@ def add(method: PolicyLoss | Estimator) -> None:
         raise
 
 
-def unknown_token_data(method: Method) -> str:
-    """A field of `reads` or `needs` that `TokenContext` does not have, as a sentence; empty where there is none."""
+def entry_faults(method: PolicyLoss | Estimator) -> list[str]:
+    """Where an entry does not fit `TokenContext` or its function, as sentences, before a run finds out."""
     known = [field.name for field in fields(TokenContext)]
-    unknown = [name for name in method.reads if name not in known]
-    return "; ".join(f"TokenContext has no field {name!r}{nearest(name, known)}" for name in unknown)
+    found = [f"TokenContext has no field {name!r}{nearest(name, known)}" for name in method.reads if name not in known]
+    given = [*method.reads]
+    if isinstance(method, PolicyLoss):
+        given += [*method.settings, "loss_agg_mode", "batch", "rollout_is_weights"]
+        found += [] if method.aggregations else ["`aggregations` is empty: name the values of loss_agg_mode it honours"]
+    # A class that is only named may stand in a module that is not imported yet.
+    if isinstance(method.config, type):
+        if not issubclass(method.config, Checked):
+            return [*found, f"{method.config_path} is no verl_ext.hyper.Checked, as verl_ext.config.MethodConfig is"]
+        given += [name for name in method.config.names() if name not in getattr(method, "controller_keys", ())]
+    takes = inspect.signature(method.implementation).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        return found
+    name = getattr(method.implementation, "__name__", repr(method.implementation))
+    return found + [f"{name}() has no parameter {each!r}, which it is given" for each in given if each not in takes]
 
 
 def register() -> None:

@@ -25,7 +25,9 @@ def source(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_it_trains_and_reads_entropies_that_vary(source: str, tmp_path: Path, data: Path) -> None:
+def test_it_trains_and_reads_entropies_that_vary(
+    source: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from planted import plant
 
     package = shutil.copytree(EXAMPLE, tmp_path / "package")
@@ -38,8 +40,12 @@ def test_it_trains_and_reads_entropies_that_vary(source: str, tmp_path: Path, da
         *([BYPASS] if source == "rollout" else []),
     ]
     arguments = trainer.overrides(plant("tiny_dense", tmp_path / "model"), data, steps=2, algo=None)
-    path = {"PYTHONPATH": os.pathsep.join([str(trainer.HERE), str(package)])}
-    run = trainer.run(tmp_path / "run", [*arguments, *own], path)
+    # Workers find it in the working directory of the one run, and on PYTHONPATH in the other.
+    if source == "rollout":
+        monkeypatch.chdir(package)
+    else:
+        monkeypatch.setenv("PYTHONPATH", str(package), prepend=os.pathsep)
+    run = trainer.run(tmp_path / "run", [*arguments, *own])
     assert run.returncode == 0, run.tail()
     (line,) = run.executions
     assert line["loss"] == "my_loss"

@@ -42,7 +42,7 @@ def identity(actor_config: Any) -> dict[str, Any]:
         "function": f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}",
         "hyper_parameters": plugin.resolved_hyper_parameters(loss, actor_config),
         "verl_ext": version("verl-ext"),
-        "modules": modules.digests(modules.handed_on(os.environ)),
+        "modules": modules.digests({**modules.handed_on(os.environ), **dict.fromkeys(modules.home(function))}),
     }
 
 

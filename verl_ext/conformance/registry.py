@@ -109,9 +109,9 @@ def imported(names: Iterable[str]) -> Iterator[None]:
     they were before.
 
     Raises:
-        ValueError: a file is not there, or another module of its name is loaded.
+        ValueError: a module cannot be imported, a file is not there, or another module of its name is loaded.
     """
-    from verl_ext import plugin
+    from verl_ext import modules, plugin
 
     tables = [registered(kind) for kind in KINDS]
     folder, path, loaded = Path.cwd(), list(sys.path), set(sys.modules)
@@ -122,7 +122,7 @@ def imported(names: Iterable[str]) -> Iterator[None]:
                 if name.endswith(".py"):
                     _import_file(Path(name).resolve())
                 else:
-                    importlib.import_module(name)
+                    modules.load([name])
             yield
         finally:
             sys.path[:] = path

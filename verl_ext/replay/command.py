@@ -17,6 +17,9 @@ def replay(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="LOSS:key=value, for instance espo:alpha=0.2; repeatable.")
     ] = None,
+    imports: Annotated[
+        list[str] | None, typer.Option("--import", help="Module that adds your method; repeatable.")
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Its log-probs, its entropies, and gradients of its parameters.")
     ] = None,
@@ -48,6 +51,7 @@ def replay(
         path=export.expanduser(),
         losses=losses or (),
         settings=settings or (),
+        imports=imports or (),
         model=model,
         tokenizer=tokenizer,
         vocab_size=vocab_size,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verl_ext import modules
 from verl_ext.replay import model as models
 from verl_ext.replay.dump import Dump, Selection, load
 from verl_ext.replay.faults import ReplayError
@@ -28,6 +29,7 @@ class Request:
     path: Path
     losses: Sequence[str]
     settings: Sequence[str] = ()
+    imports: Sequence[str] = ()
     model: Path | None = None
     tokenizer: Path | None = None
     vocab_size: int | None = None
@@ -89,7 +91,7 @@ def replay(request: Request) -> Replay:
     Raises:
         ReplayError: with every fault that can be seen before the losses are called.
     """
-    faults = _option_faults(request)
+    faults = [*_option_faults(request), *_import_faults(request)]
     steps: dict[str, Callable[[], Any]] = {
         "dump": lambda: load(request.path, request.selection),
         "subjects": lambda: build(request.losses, request.settings),
@@ -131,6 +133,14 @@ def _option_faults(request: Request) -> list[str]:
     if request.out is not None and request.out.suffix not in SUFFIXES:
         found.append(f"--out {request.out}: its name ends in {' or '.join(SUFFIXES)}")
     return found
+
+
+def _import_faults(request: Request) -> list[str]:
+    try:
+        modules.load(request.imports)
+    except modules.ModuleError as error:
+        return [f"--import: {error}"]
+    return []
 
 
 def _with_model(dump: Dump, policy: models.Policy) -> tuple[Dump, list[str]]:

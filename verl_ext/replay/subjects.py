@@ -100,6 +100,9 @@ def _subject(label: str, name: str, assignments: Sequence[str]) -> Subject:
             [f"no preset of configs/algo and no loss of verl's{nearest(name, [*presets, *POLICY_LOSS_REGISTRY])}"]
         )
     choice = [f"algo={name}"] if name in presets else [f"{POLICY_LOSS}loss_mode={name}"]
+    if name not in presets and name in plugin.POLICY_LOSSES:
+        # A method of another package has no preset that names its class.
+        choice.append(f"{POLICY_LOSS}_target_={plugin.POLICY_LOSSES[name].config_path}")
     try:
         config = _composed((*choice, *NEUTRAL))
         loss = config.actor_rollout_ref.actor.policy_loss.loss_mode
