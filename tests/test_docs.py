@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -84,3 +87,24 @@ def test_the_check_of_pages_sees_something() -> None:
     found = [found for page in PAGES for found in imports(page.read_text("utf-8"))]
     assert ("verl_ext", "batch_file") in found
     assert len(found) >= 6
+
+
+def ours_in_verl(policy: str) -> list[str]:
+    """Our names in the registries of a process that imports verl under a policy for plugins, and our package itself."""
+    code = (
+        "import sys, verl; from verl.trainer.ppo import core_algos as known\n"
+        "names = [*known.POLICY_LOSS_REGISTRY, *map(str, known.ADV_ESTIMATOR_REGISTRY), *sys.modules]\n"
+        "print(*names)"
+    )
+    environment = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": policy}
+    environment.pop("VERL_USE_EXTERNAL_MODULES", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240, check=True
+    )
+    return sorted({*plugin.POLICY_LOSSES, *plugin.ESTIMATORS, "verl_ext"} & set(done.stdout.split()))
+
+
+def test_the_plugin_is_switched_off_as_the_readme_says() -> None:
+    (policy,) = set(re.findall(r"`VERL_USE_EXTERNAL_PLUGINS=(\w+)` in", (ROOT / "README.md").read_text("utf-8")))
+    assert ours_in_verl(policy) == []
+    assert ours_in_verl("auto") == sorted({*plugin.POLICY_LOSSES, *plugin.ESTIMATORS, "verl_ext"})
