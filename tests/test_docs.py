@@ -108,3 +108,20 @@ def test_the_plugin_is_switched_off_as_the_readme_says() -> None:
     (policy,) = set(re.findall(r"`VERL_USE_EXTERNAL_PLUGINS=(\w+)` in", (ROOT / "README.md").read_text("utf-8")))
     assert ours_in_verl(policy) == []
     assert ours_in_verl("auto") == sorted({*plugin.POLICY_LOSSES, *plugin.ESTIMATORS, "verl_ext"})
+
+
+def anchors(page: str) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    dead = []
+    for link in re.findall(r"\]\(([^)\s:]+)\)", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text("utf-8"))):
+            dead.append(link)
+    assert not dead
