@@ -1,5 +1,6 @@
 """Hyper-parameter classes as hydra and verl instantiate them."""
 
+import dataclasses
 import inspect
 import json
 import math
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
+from verl_ext import config as classes
 from verl_ext import plugin
 from verl_ext.config import (
     EntropyBonusAdvantageConfig,
@@ -309,3 +311,31 @@ def test_an_unknown_key_names_the_nearest_of_its_own_class(cls: Any, slip: str, 
     assert f"{cls.where} ({cls.__name__}) is not valid" in text
     assert f"unknown key '{slip}'; did you mean '{meant}'?" in text
     assert f"unknown key 'zebra'; {cls.method} reads {', '.join(DEFAULTS[cls])}" in text
+
+
+@pytest.mark.parametrize(
+    ("table", "name"), [(table, name) for table in (plugin.POLICY_LOSSES, plugin.ESTIMATORS) for name in table]
+)
+def test_a_class_made_of_the_signature_has_what_the_one_by_hand_has(
+    monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], name: str
+) -> None:
+    """But for SSPO's delimiter, which its function does not take."""
+    by_hand = table[name].config_type()
+    entry = dataclasses.replace(table[name], name="not_by_hand", config="")
+    monkeypatch.setitem(table, entry.name, entry)
+    made = entry.config_type()
+    assert entry.config_path == f"verl_ext.config.{made.__name__}"
+    assert made.where.replace(entry.name, name) == by_hand.where
+    lacking = {"delimiter"} if by_hand is SSPOLossConfig else set()
+    for told in ("defaults", "ranges"):
+        given = getattr(by_hand, told)()
+        assert getattr(made, told)() == {key: value for key, value in given.items() if key not in lacking}
+    assert pickle.loads(pickle.dumps(made())) == made()
+    with pytest.raises(ValueError, match="unknown key 'no_such_key'"):
+        made(no_such_key=1)
+    classes.__getattr__.cache_clear()
+
+
+def test_a_name_that_is_no_class_is_told() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'NoSuchLossConfig'"):
+        _ = classes.NoSuchLossConfig

@@ -19,7 +19,7 @@ from verl_ext import plugin
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/*/README.md"), ROOT / "docker/README.md"]
-METHODS = [*plugin.POLICY_LOSSES.values(), *plugin.ESTIMATORS.values()]
+METHODS = [each for each in (*plugin.POLICY_LOSSES.values(), *plugin.ESTIMATORS.values()) if each.arxiv]
 ROW = re.compile(r"^\| (`[^|]*`) \| ([^|]*) \|", re.MULTILINE)
 
 

@@ -7,7 +7,8 @@ Defaults and ranges are those of the methods' own signatures.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from verl.workers.config import PolicyLossConfig
@@ -21,7 +22,7 @@ from verl_ext.advantages import (
     gtpo_advantage,
 )
 from verl_ext.bridge.install import install
-from verl_ext.hyper import Checked, hyper, hyper_of, text
+from verl_ext.hyper import Checked, checks_of, hyper, hyper_of, text
 from verl_ext.losses import (
     dcpo_loss,
     espo,
@@ -32,6 +33,7 @@ from verl_ext.losses import (
     steer_loss,
     tepo_loss,
 )
+from verl_ext.plugin import ESTIMATORS, POLICY_LOSSES, Method, PolicyLoss
 
 # A configuration that names a class of this module must not depend on verl's plugin discovery, which can be switched
 # off and swallows exceptions: here a plugin that cannot be installed is an error that Hydra reports.
@@ -296,3 +298,27 @@ class GRPOSAdvantageConfig(EntropyShapedConfig):
 
     beta1: float = hyper_of(grpo_s_advantage, "beta1")
     beta2: float = hyper_of(grpo_s_advantage, "beta2")
+
+
+def _derived(method: Method) -> type[Any]:
+    """The hyper-parameter class of a method of the table, made of its signature: each checked parameter that neither
+    verl's actor configuration nor its aggregation sets."""
+    loss = isinstance(method, PolicyLoss)
+    taken = {"loss_agg_mode", *(method.settings if isinstance(method, PolicyLoss) else ())}
+    names = [name for name in checks_of(method.implementation) if name not in taken]
+    base = MethodConfig if loss else Checked
+    of_class = {"method": method.name, "where": base.where if loss else f"algorithm.{method.name}"}
+    mode = [("loss_mode", str, field(default=method.name))] if loss else []
+    hypers = [(name, Any, hyper_of(method.implementation, name)) for name in names]
+    made = make_dataclass(method.derived_name, [*mode, *hypers], bases=(base,), namespace=of_class)
+    made.__module__ = __name__
+    return made
+
+
+@cache
+def __getattr__(name: str) -> Any:
+    """The derived classes, for `_target_` and for pickles."""
+    for method in (*POLICY_LOSSES.values(), *ESTIMATORS.values()):
+        if not method.config and method.derived_name == name:
+            return _derived(method)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,7 +51,8 @@ class Method:
         name: key in verl's registry.
         implementation: pure function of tensors and floats.
         config: the hyper-parameter class, `verl_ext.hyper.Checked`, or "module:Class". Ours are named, because
-            verl_ext.config imports verl, which must not happen where this table is only looked at.
+            verl_ext.config imports verl, which must not happen where this table is only looked at. Without one it is
+            made of the signature by verl_ext.config.
         title, arxiv: the paper.
         reads: fields of `TokenContext` handed to the implementation when present.
         needs: hyper-parameters -> those of `reads` that must be present; all of them where it is None.
@@ -61,7 +62,7 @@ class Method:
 
     name: str
     implementation: Callable[..., Any] = field(repr=False)
-    config: type[Any] | str
+    config: type[Any] | str = ""
     title: str = ""
     arxiv: str = ""
     reads: tuple[str, ...] = ()
@@ -72,15 +73,21 @@ class Method:
         """The hyper-parameter class; imports verl."""
         if not isinstance(self.config, str):
             return self.config
-        module, name = self.config.split(":")
+        module, name = (self.config or f"verl_ext.config:{self.derived_name}").split(":")
         return getattr(import_module(module), name)
 
     @property
     def config_path(self) -> str:
         """What `_target_` names."""
         if isinstance(self.config, str):
-            return self.config.replace(":", ".")
+            return self.config.replace(":", ".") or f"verl_ext.config.{self.derived_name}"
         return f"{self.config.__module__}.{self.config.__qualname__}"
+
+    @property
+    def derived_name(self) -> str:
+        """What the class that is made of the signature is called."""
+        kind = "Loss" if isinstance(self, PolicyLoss) else "Advantage"
+        return "".join(part.capitalize() for part in self.name.split("_")) + f"{kind}Config"
 
     def needs_with(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
         """Those of `reads` that must be present with these hyper-parameters."""
@@ -120,6 +127,7 @@ class PolicyLoss(Method):
             "module:function"; without one, two of its columns do not apply.
         own_bounds: hyper-parameters -> the option by which the loss does not clip by verl's clip range, if any.
         token_clipped: whether it clips each token's ratio by `clip_ratio_low` and `clip_ratio_high`.
+        metrics: name -> unit and meaning of each metric of the loss's own, for docs/metrics.md and the report.
     """
 
     aggregations: tuple[str, ...] = ()
@@ -131,6 +139,7 @@ class PolicyLoss(Method):
     clip_form: str | None = field(default=None, repr=False)
     own_bounds: Callable[..., str] = field(default=lambda **_: "", repr=False)
     token_clipped: bool = False
+    metrics: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
 
     def __call__(
         self,

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from verl_ext.plugin import POLICY_LOSSES
+
 PANELS = {
     "reward": "Reward",
     "outcomes": "Verifier outcomes",
@@ -202,11 +204,18 @@ def _workers() -> Iterator[Metric]:
     yield Metric("timing_s/copy_rollout_log_probs", "seconds", text, "none", WORKERS)
 
 
+def _of_entries() -> Iterator[Metric]:
+    for loss in POLICY_LOSSES.values():
+        for name, (unit, meaning) in loss.metrics.items():
+            yield Metric(name, unit, meaning, "method", OTHERS)
+
+
 METRICS: tuple[Metric, ...] = (
     *_losses(),
     *_espo(),
     *_sspo(),
     *_other_losses(),
+    *_of_entries(),
     *_rollout(),
     *_verifier(),
     *_guards(),
