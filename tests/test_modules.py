@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -83,6 +82,8 @@ def test_bypass_mode_has_the_rollout_make_its_entropies(module: Path) -> None:
         ("    kappa: Annotated", "    k: Annotated", "KeyError: 'kappa'"),
         ("    batch, rollout", "    everything, rollout", "my_loss() has no parameter 'batch'"),
         ("aggregations=common.AGGREGATIONS,", "", "`aggregations` is empty"),
+        ('reads=("old_entropy",)', 'reads=("old_entropy", "segment_ids")', "segment_ids is computed on the controller"),
+        ('reads=("old_entropy",)', 'reads=("old_entropy",), prepares="group_ids"', "`prepare` to a function"),
         ("config=MyLossConfig", "config=dict", "builtins.dict is no verl_ext.hyper.Checked"),
     ],
 )
@@ -121,6 +122,15 @@ def test_the_working_directory_is_searched_as_rays_workers_search_it(
     assert plugin.POLICY_LOSSES["outside"].name == "outside"
 
 
+def test_a_process_without_such_modules_searches_where_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(modules.VARIABLE, "")
+    monkeypatch.setattr(modules, "installed", list)
+    before = list(sys.path)
+    modules.load_named()
+    assert sys.path == before
+
+
 def test_a_node_that_is_no_mapping_is_left_to_the_check_of_the_node() -> None:
     assert modules.faults({"verl_ext": 3}) == []
 
@@ -141,6 +151,16 @@ def test_the_driver_hands_the_names_on_beside_the_jobs_own_variables(module: Pat
     assert variables[modules.VARIABLE] == f"outside@{digest}"
     assert os.environ[modules.VARIABLE] == variables[modules.VARIABLE]
     assert modules.faults(config) == [], "checked again, it is no clash with itself"
+
+
+def test_preflight_asks_the_nodes_with_the_modules(module: Path) -> None:
+    from verl_ext.cluster.preflight.configured import _wanted
+    from verl_ext.train import compose as compose_ours
+
+    arguments = [argument.removeprefix("+") if "backend" in argument else argument for argument in LOSS]
+    need = _wanted(compose_ours(arguments))
+    assert "outside" in need.losses
+    assert need.runtime_env["env_vars"][modules.VARIABLE].startswith("outside@")
 
 
 def test_a_job_that_hands_on_other_modules_is_a_clash(module: Path) -> None:
@@ -255,19 +275,3 @@ def test_losses_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = json.loads(done.output)["losses"]
     assert (row["reads"], row["config"]) == (["old_entropy"], "my_loss.MyLossConfig")
     assert row["hyper_parameters"]["kappa"]["default"] == 0.5
-
-
-def test_the_plugin_is_switched_off_by_verls_own_variable() -> None:
-    """What README says of `VERL_USE_EXTERNAL_PLUGINS=none`."""
-    code = "import verl; from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY as R; print('espo' in R)"
-    seen = {
-        policy: subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "VERL_USE_EXTERNAL_PLUGINS": policy},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()[-1]
-        for policy in ("auto", "none")
-    }
-    assert seen == {"auto": "True", "none": "False"}

@@ -31,13 +31,14 @@ class ModuleError(ImportError, ValueError):
 
 
 def load(names: Iterable[str]) -> None:
-    """Import the modules, which add their methods; the working directory is searched last.
+    """Import the modules, which add their methods; the working directory is searched last. Without any, do nothing.
 
     Raises:
         ModuleError: listing each that cannot be imported, with the reason.
     """
+    names = list(names)
     # Ray's workers and `python -m` look there; a command such as `verl-ext` would not, and call the module absent.
-    if (folder := str(Path.cwd())) not in sys.path:
+    if names and (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
     faults = []
     for name in names:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
@@ -24,6 +25,9 @@ from verl_ext.context import TokenContext, current_context, require
 from verl_ext.hyper import Checked, checks_of, nearest, out_of_range
 from verl_ext.losses import dcpo, espo, grpo_s, high_entropy, sspo, steer, tepo
 from verl_ext.losses.common import GlobalBatch
+
+PREPARED = ("segment_ids", "group_ids")
+"""Fields of `TokenContext` that no part of verl provides: a loss that reads one prepares it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class PreparationData:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(ABC):
     """What a loss and an estimator have in common.
 
     Attributes:
@@ -100,9 +104,9 @@ class Method:
         except ValueError:
             return ()
 
+    @abstractmethod
     def resolve(self, node: Any) -> dict[str, Any]:
         """Hyper-parameters in force: the keys of verl's configuration node, defaults for the rest."""
-        raise NotImplementedError
 
     def token_data(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """What `reads` names, from the current context; MissingTokenData where `needs` is not met."""
@@ -459,6 +463,7 @@ def entry_faults(method: PolicyLoss | Estimator) -> list[str]:
     given = [*method.reads]
     if isinstance(method, PolicyLoss):
         given += [*method.settings, "loss_agg_mode", "batch", "rollout_is_weights"]
+        found += _unprepared(method)
         found += [] if method.aggregations else ["`aggregations` is empty: name the values of loss_agg_mode it honours"]
     # A class that is only named may stand in a module that is not imported yet.
     if isinstance(method.config, type):
@@ -470,6 +475,17 @@ def entry_faults(method: PolicyLoss | Estimator) -> list[str]:
         return found
     name = getattr(method.implementation, "__name__", repr(method.implementation))
     return found + [f"{name}() has no parameter {each!r}, which it is given" for each in given if each not in takes]
+
+
+def _unprepared(method: PolicyLoss) -> list[str]:
+    """Fields that only the controller can compute, and nothing computes."""
+    made = method.prepares if method.prepare is not None else None
+    wanted = dict.fromkeys([*(name for name in PREPARED if name in method.reads), *filter(None, [method.prepares])])
+    return [
+        f"{name} is computed on the controller, by the method: set `prepares={name!r}` and `prepare` to a function"
+        for name in wanted
+        if name != made
+    ]
 
 
 def register() -> None:

@@ -54,7 +54,7 @@ def test_the_catalogue_has_no_metric_that_no_loss_emits(emitted: dict[str, set[s
     """Of the part that is about losses; an entry whose metric was renamed must not stay."""
     names = set.union(*emitted.values())
     parts = (catalogue.LOSSES, catalogue.ESPO, catalogue.SSPO, catalogue.OTHERS)
-    of_losses = [metric for metric in catalogue.METRICS if metric.about in parts]
+    of_losses = [metric for metric in catalogue.everything() if metric.about in parts]
     assert [m.name for m in of_losses if not any(m.pattern.fullmatch(name) for name in names)] == []
     assert len(of_losses) >= 25
 
@@ -151,16 +151,16 @@ def test_every_name_that_is_written_into_metrics_is_known() -> None:
                     if text.split("/")[0] in SECTIONS and "/" in text:
                         found[text] = str(file.relative_to(folder))
     assert "guards/entropy/streak" in found
-    names = [metric.name for metric in catalogue.METRICS]
+    names = [metric.name for metric in catalogue.everything()]
     known = {text: any(fnmatch.fnmatchcase(name, text) for name in names) for text in found}
     assert {text: file for text, file in found.items() if not known[text]} == {}
 
 
 def test_names_are_unique_and_panels_exist() -> None:
-    names = [metric.name for metric in catalogue.METRICS]
+    names = [metric.name for metric in catalogue.everything()]
     assert len(names) == len(set(names))
-    assert {metric.panel for metric in catalogue.METRICS} <= catalogue.PANELS.keys()
-    for metric in catalogue.METRICS:
+    assert {metric.panel for metric in catalogue.everything()} <= catalogue.PANELS.keys()
+    for metric in catalogue.everything():
         example = metric.name.replace("<k>", "3").replace("<n>", "8").replace("<data source>", "verl_ext/demo")
         assert catalogue.find(example) is metric, metric.name
         assert metric.meaning.endswith(".")
@@ -176,5 +176,5 @@ def test_the_report_draws_what_the_catalogue_says() -> None:
         named = {metric.name for metric in catalogue.of_panel(panel.key)}
         assert panel.key == "validation" or named <= shown, panel.key
     found_by_name = {"outcomes", "groups", "group entropy", "widths", "method", "guards", "none"}
-    used = {metric.panel for metric in catalogue.METRICS}
+    used = {metric.panel for metric in catalogue.everything()}
     assert used <= found_by_name | {panel.key for panel in panels.COMPARED}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from verl_ext.run_report.catalogue import METRICS, PANELS
+from verl_ext.run_report.catalogue import PANELS, everything
 
 INTRODUCTION = """\
 # Metrics
@@ -68,7 +68,7 @@ into `HTTPS_PROXY` instead of `trainer.wandb_proxy`.
 def render() -> str:
     """The page."""
     parts = [INTRODUCTION]
-    for about, metrics in itertools.groupby(METRICS, key=lambda metric: metric.about):
+    for about, metrics in itertools.groupby(everything(), key=lambda metric: metric.about):
         rows = [
             f"| `{m.name}` | {m.unit} | {m.meaning.replace('|', chr(92) + '|')} | {PANELS[m.panel]} |" for m in metrics
         ]

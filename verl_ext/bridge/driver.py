@@ -1,4 +1,4 @@
-"""Checks in the driver, before Ray starts: every fault of the configuration that concerns a loss or estimator."""
+"""Where the driver is caught before Ray starts: the checks, the run's name, and what every process is to load."""
 
 from __future__ import annotations
 

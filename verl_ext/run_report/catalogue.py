@@ -9,9 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-
-from verl_ext.plugin import POLICY_LOSSES
 
 PANELS = {
     "reward": "Reward",
@@ -205,6 +202,9 @@ def _workers() -> Iterator[Metric]:
 
 
 def _of_entries() -> Iterator[Metric]:
+    # Late: it imports torch, and methods of other packages are added to it while a program runs.
+    from verl_ext.plugin import POLICY_LOSSES
+
     for loss in POLICY_LOSSES.values():
         for name, (unit, meaning) in loss.metrics.items():
             yield Metric(name, unit, meaning, "method", OTHERS)
@@ -215,7 +215,6 @@ METRICS: tuple[Metric, ...] = (
     *_espo(),
     *_sspo(),
     *_other_losses(),
-    *_of_entries(),
     *_rollout(),
     *_verifier(),
     *_guards(),
@@ -224,7 +223,12 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-@cache
+def everything() -> Iterator[Metric]:
+    """The table, then the metrics that stand in the entries of methods."""
+    yield from METRICS
+    yield from _of_entries()
+
+
 def find(name: str) -> Metric | None:
     """The entry of a metric's name.
 
@@ -232,9 +236,9 @@ def find(name: str) -> Metric | None:
         >>> find("actor/espo/group1/eps").unit, find("actor/no_such_metric")
         ('ratio', None)
     """
-    return next((metric for metric in METRICS if metric.pattern.fullmatch(name)), None)
+    return next((metric for metric in everything() if metric.pattern.fullmatch(name)), None)
 
 
 def of_panel(key: str) -> list[Metric]:
     """The metrics of a panel, in the order of the table."""
-    return [metric for metric in METRICS if metric.panel == key]
+    return [metric for metric in everything() if metric.panel == key]

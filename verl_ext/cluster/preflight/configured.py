@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from verl_ext import modules
 from verl_ext.checks.collecting import examine, unset
 from verl_ext.checks.files import absent
 from verl_ext.cluster.preflight.asking import publish
@@ -65,6 +66,8 @@ def _refused(error: ConfigError) -> tuple[Finding, ...]:
 def _wanted(composed: Composed) -> Wanted:
     config = copy.deepcopy(composed.config)
     _, complete = unset(config)
+    if complete and not modules.faults(config):
+        modules.hand_on(config)  # the nodes are asked with what the run's processes would load
     return wanted(config) if complete else bare()
 
 
