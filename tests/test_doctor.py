@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from verl_ext import doctor
-from verl_ext.composing.groups import config_dir
+from verl_ext.config_groups import config_dir
 from verl_ext.doctor import Finding
 
 

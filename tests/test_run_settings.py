@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from omegaconf import OmegaConf
 
-from verl_ext.composing.groups import config_dir
+from verl_ext.config_groups import config_dir
 from verl_ext.hyper import Checked, hyper, number
 from verl_ext.run import settings as run_settings
 

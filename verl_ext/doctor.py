@@ -248,8 +248,8 @@ def _registries() -> list[Finding]:
 def group_findings() -> list[Finding]:
     """Whether Hydra finds our groups, and composes them with verl's configuration."""
     from verl_ext.composing.compose import options
-    from verl_ext.composing.groups import GROUPS
     from verl_ext.composing.row_source import papers
+    from verl_ext.config_groups import GROUPS
     from verl_ext.train import compose
 
     counts = {group: len(options(group)) for group in GROUPS}

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 
 from tests.bridge.configurations import compose
-from verl_ext.composing import groups
+from verl_ext import config_groups
 
 
 def test_our_groups_compose_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,17 +25,17 @@ def test_our_groups_compose_from_any_directory(tmp_path: Path, monkeypatch: pyte
 def test_a_group_that_we_do_not_have_is_an_error_that_shows_where_it_was_looked_for() -> None:
     with pytest.raises(MissingConfigException) as caught:
         compose("+algo=nothing")
-    assert str(groups.config_dir()) in str(caught.value)
+    assert str(config_groups.config_dir()) in str(caught.value)
     GlobalHydra.instance().clear()
 
 
 def test_the_folder_is_found_in_a_wheel_and_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "verl_ext"
-    (package / "composing").mkdir(parents=True)
-    monkeypatch.setattr(groups, "__file__", str(package / "composing" / "groups.py"))
+    package.mkdir()
+    monkeypatch.setattr(config_groups, "__file__", str(package / "config_groups.py"))
     with pytest.raises(FileNotFoundError, match="reinstall"):
-        groups.config_dir()
+        config_groups.config_dir()
     (tmp_path / "configs" / "algo").mkdir(parents=True)
-    assert groups.config_dir() == tmp_path / "configs"
+    assert config_groups.config_dir() == tmp_path / "configs"
     (package / "configs" / "algo").mkdir(parents=True)
-    assert groups.config_dir() == package / "configs"
+    assert config_groups.config_dir() == package / "configs"

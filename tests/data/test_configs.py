@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.bridge.configurations import compose
-from verl_ext.composing import groups
+from verl_ext import config_groups as groups
 from verl_ext.composing.compose import ConfigError, options
 from verl_ext.data.prepare import paths
 from verl_ext.data.registry import datasets

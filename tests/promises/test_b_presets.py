@@ -10,7 +10,7 @@ from verl.trainer import main_ppo
 from tests.bridge.configurations import entry_point, refused
 from tests.presets.other_values import ESTIMATOR, LOSS, OTHER_VALUES
 from verl_ext.composing.errors import ConfigError
-from verl_ext.composing.groups import config_dir
+from verl_ext.config_groups import config_dir
 from verl_ext.recipe_files.schema import literal
 
 

@@ -10,7 +10,7 @@ import json
 import verl  # noqa: F401  (loads the plugin by its entry point)
 
 import verl_ext
-from verl_ext.composing.groups import config_dir
+from verl_ext.config_groups import config_dir
 from verl_ext.recipe_files.recipe import Table, all_tables
 from verl_ext.train import compose
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from verl_ext.composing.groups import config_dir
+from verl_ext.config_groups import config_dir
 from verl_ext.sizing.architectures import find, published
 from verl_ext.sizing.measuring import measure
 from verl_ext.toy.models import build_model, build_untrained

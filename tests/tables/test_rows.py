@@ -20,7 +20,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.composing import compose as composing
-from verl_ext.composing.groups import config_dir
+from verl_ext.config_groups import config_dir
 from verl_ext.recipe_files.recipe import Row, Table, all_tables, recipes_dir
 from verl_ext.recipe_files.schema import literal
 from verl_ext.train import Composed, check, compose

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from verl_ext.composing.compose import choices_of, options
 from verl_ext.composing.errors import ConfigError
-from verl_ext.composing.groups import GROUPS
+from verl_ext.config_groups import GROUPS
 from verl_ext.train import compose
 
 # Experiments set again what a choice of data has set; they have a test of their own.

@@ -59,7 +59,7 @@ def named(config: Any) -> list[str]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from verl_ext.composing.groups import GROUPS, hydra_name
+    from verl_ext.config_groups import GROUPS, hydra_name
     from verl_ext.run import name as run_name
     from verl_ext.run.checkpoint.choice import say
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.composing.errors import ConfigError
-from verl_ext.composing.groups import GROUPS, config_dir, hydra_name
 from verl_ext.composing.identity import keys
 from verl_ext.composing.preset import Preset, find
 from verl_ext.composing.search_path import register
+from verl_ext.config_groups import GROUPS, config_dir, hydra_name
 from verl_ext.hyper import nearest
 from verl_ext.run import name as run_name
 from verl_ext.run.settings import NODE

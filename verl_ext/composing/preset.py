@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.composing import identity
-from verl_ext.composing.groups import config_dir
 from verl_ext.composing.identity import Values
+from verl_ext.config_groups import config_dir
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override

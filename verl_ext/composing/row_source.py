@@ -14,7 +14,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.composing.groups import GROUPS, hydra_name
+from verl_ext.config_groups import GROUPS, hydra_name
 
 if TYPE_CHECKING:
     from verl_ext.recipe_files.recipe import Row, Table

@@ -6,7 +6,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from verl_ext.composing.groups import config_dir
+from verl_ext.config_groups import config_dir
 
 PROVIDER = "verl_ext"
 

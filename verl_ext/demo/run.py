@@ -67,7 +67,7 @@ class Options:
 
 def algorithms() -> list[str]:
     """Names that ``algo`` may have."""
-    from verl_ext.composing.groups import config_dir
+    from verl_ext.config_groups import config_dir
 
     return sorted(file.stem for file in (config_dir() / "algo").glob("*.yaml"))
 

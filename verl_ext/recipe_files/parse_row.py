@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from verl_ext.config_groups import GROUPS
 from verl_ext.recipe_files.reader import Reader, has_type, listed
-from verl_ext.recipe_files.schema import GROUP_ORDER, KINDS, RUN_KINDS, Checkpoint, Column, Derived, Endpoint, Row
+from verl_ext.recipe_files.schema import KINDS, RUN_KINDS, Checkpoint, Column, Derived, Endpoint, Row
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _REFERENCE = re.compile(r"[a-z0-9_]+/[a-z0-9_]+/[a-z0-9_]+")
@@ -83,8 +84,8 @@ class RowReader(Reader):
                 self.faults.append(f"{where}: '{key}' is for rows of kind {key}, this one is of kind {row.kind}")
         if missing := [group for group in _NEEDED_CHOICES[row.kind] if group not in row.choices]:
             self.faults.append(f"{where}: choices must have {listed(missing)}")
-        if unknown := [group for group in row.choices if group not in GROUP_ORDER]:
-            self.faults.append(f"{where}: choices has no group {listed(unknown)}; groups are {listed(GROUP_ORDER)}")
+        if unknown := [group for group in row.choices if group not in GROUPS]:
+            self.faults.append(f"{where}: choices has no group {listed(unknown)}; groups are {listed(GROUPS)}")
         if row.kind == "evaluate" and ("model" in row.choices) == (row.endpoint is not None):
             self.faults.append(f"{where}: a row of kind evaluate has either choices.model or an endpoint")
         if row.kind != "evaluate" and row.endpoint is not None:

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from verl_ext.config_groups import GROUPS
 from verl_ext.rewards.answer_text import DEFAULT_FORMAT, AnswerFormat
 
 KINDS = ("train", "sft", "evaluate", "same_as", "derived")
 RUN_KINDS = ("train", "sft", "evaluate")
 """Kinds that have a work folder of their own; the others take their values from these."""
-
-GROUP_ORDER = ("backend", "cluster", "model", "data", "algo", "experiment")
-"""Order in which group choices are merged, later ones winning: what a paper decides stands in `experiment`."""
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w./\-]*")
 _KEYWORD = re.compile(r"(?i)(?:null|true|false|nan|inf)")
@@ -162,14 +160,14 @@ class Row:
         return f"{self.table}/{self.name}"
 
     def hydra_overrides(self) -> list[str]:
-        """Group choices in `GROUP_ORDER`, then the overrides, as arguments of Hydra (without ``+`` for groups).
+        """Group choices in `GROUPS`, then the overrides, as arguments of Hydra (without ``+`` for groups).
 
         Example:
             >>> from verl_ext.recipe_files.recipe import find_row
             >>> find_row("demo/table1/espo").hydra_overrides()[:2]
             ['backend=cpu', 'model=tiny_dense']
         """
-        ordered = sorted(self.choices, key=lambda group: GROUP_ORDER.index(group))
+        ordered = sorted(self.choices, key=lambda group: GROUPS.index(group))
         return [
             *(f"{group}={self.choices[group]}" for group in ordered),
             *(f"{key}={literal(value)}" for key, value in self.overrides.items()),

@@ -155,7 +155,7 @@ def model_path(choice: str) -> str:
     """What a file of configs/model sets as the model's path, resolved."""
     from omegaconf import OmegaConf
 
-    from verl_ext.composing.groups import config_dir
+    from verl_ext.config_groups import config_dir
 
     config = OmegaConf.load(config_dir() / "model" / f"{choice}.yaml")
     return str(config.actor_rollout_ref.model.path)

@@ -7,7 +7,7 @@ from typing import Any
 
 from verl_ext import plugin
 from verl_ext.composing.compose import Composed
-from verl_ext.composing.groups import GROUPS
+from verl_ext.config_groups import GROUPS
 from verl_ext.run.name import listed
 
 

@@ -24,7 +24,7 @@ def hydra_name(group: str) -> str:
 
 def config_dir() -> Path:
     """The folder with our Hydra groups: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parent
     for candidate in (package / "configs", package.parent / "configs"):
         if (candidate / "algo").is_dir():
             return candidate
