@@ -12,9 +12,9 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path):
     files.write_json(path, {"step": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
         files.write_json(path, {"step": float("nan")})
-    with pytest.raises(RuntimeError), files.whole(path) as beside:
-        beside.write_text("half")
-        raise RuntimeError
+    with pytest.raises(FileExistsError), files.whole(path) as beside:
+        beside.touch()
+        beside.touch(exist_ok=False)
     assert path.read_text() == '{\n "step": 1\n}\n'
     assert [each.name for each in tmp_path.iterdir()] == ["state.json"]
 
@@ -28,7 +28,10 @@ def test_the_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatc
 
 def test_one_process_holds_a_lock_and_its_death_frees_it(tmp_path):
     lock = tmp_path / "new" / ".lock"
-    code = "import sys, time, pathlib; from verl_ext import files\nwith files.locked(pathlib.Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    code = (
+        "import sys, time, pathlib; from verl_ext import files\n"
+        "with files.locked(pathlib.Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
